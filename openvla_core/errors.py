@@ -1,0 +1,37 @@
+"""Errors a user can fix. Each message says what was given, what was expected and what to do next."""
+
+
+class OpenVLAError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class CheckpointError(OpenVLAError):
+    """A checkpoint directory is incomplete, damaged or not an OpenVLA checkpoint."""
+
+
+class StatisticsError(OpenVLAError):
+    """Action statistics are missing, ambiguous or unusable."""
+
+
+class ActionTokenError(OpenVLAError):
+    """The model emitted something that is not an action token."""
+
+
+class InstructionError(OpenVLAError):
+    """An instruction is empty, too long, carries control characters or is unknown to the checkpoint."""
+
+
+class ImageError(OpenVLAError):
+    """An image has a shape, type or encoding that cannot be turned into RGB."""
+
+
+class ConventionError(OpenVLAError):
+    """An action convention card is missing, incomplete or not understood."""
+
+
+class ActionError(OpenVLAError):
+    """An action is not finite, has the wrong length or is far beyond every limit."""
+
+
+class ConfigError(OpenVLAError):
+    """A setting is unknown or outside its range."""
