@@ -1,0 +1,1 @@
+"""The embedded tabletop: a primitive-geometry Panda, coloured cubes, tasks, an expert and success checks."""
