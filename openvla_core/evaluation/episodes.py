@@ -10,7 +10,7 @@ from openvla_core.sim.tasks import COLORS, TASK_KINDS, Task
 
 HELD_OUT_BASE = 900_000  # scene seeds from here on are never used for training data
 SCENES_PER_SEED = 10_000
-PHRASINGS = 64  # Task.sentence takes the phrasing modulo the number of phrasings it knows
+PHRASING_DRAWS = 64  # Task.sentence takes the drawn number modulo its wordings
 TIMEOUT_S = {"reach": 8.0, "pick": 12.0}
 
 
@@ -42,14 +42,14 @@ def plan_episodes(count: int, seed: int, kinds: Sequence[str], *, swap: bool = F
     unknown = [kind for kind in kinds if kind not in TASK_KINDS]
     if unknown or not kinds:
         raise ConfigError(f"unknown tasks {unknown}; choose from {', '.join(TASK_KINDS)}.")
-    if count < 1:
-        raise ConfigError(f"{count} episodes were asked for; give at least 1.")
+    if count < 1 or seed < 0:
+        raise ConfigError(f"{count} episodes with seed {seed} were asked for; give at least 1 episode and a seed from 0 on.")
     repeats = 2 if swap else 1
     plan: list[PlannedEpisode] = []
     for scene in range(-(-count // repeats)):
         kind = kinds[scene % len(kinds)]
         colors = _color_order(seed, kind, scene // len(kinds))
-        phrasing = int(np.random.default_rng([seed, scene]).integers(PHRASINGS))
+        phrasing = int(np.random.default_rng([seed, scene]).integers(PHRASING_DRAWS))
         for color in colors[:repeats]:
             task = Task(kind, color)
             pair = scene if swap else None

@@ -4,7 +4,6 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 import cv2
 import imageio_ffmpeg
@@ -31,6 +30,17 @@ class Clip:
     def outcome_color(self) -> tuple[int, int, int]:
         """Green for success, red for failure, amber where nobody judged."""
         return NEUTRAL if self.success is None else GOOD if self.success else BAD
+
+
+def at_even_times(stamps_s: Sequence[float], fps: float) -> list[int]:
+    """Indices of the frames to show at a steady rate: the newest one at each moment, so the film keeps its true speed.
+
+    stamps_s: capture times in seconds, ascending; may be irregular.
+    """
+    if not len(stamps_s):
+        return []
+    moments = np.arange(stamps_s[0], stamps_s[-1] + 0.5 / fps, 1.0 / fps)
+    return list(np.searchsorted(stamps_s, moments + 1e-6, side="right") - 1)
 
 
 def compose(clip: Clip, index: int, *, show_outcome: bool = False) -> np.ndarray:
@@ -69,7 +79,7 @@ def clip_pictures(clip: Clip, hold: int) -> Iterable[np.ndarray]:
 
 
 class Mp4Writer:
-    """Writes (544, 640, 3) uint8 pictures to an H.264 file; use it as a context manager, so that the file is closed."""
+    """Writes (544, 640, 3) uint8 pictures to an H.264 file; close() it, or use contextlib.closing."""
 
     def __init__(self, path: Path, fps: float) -> None:
         self.fps = fps
@@ -89,10 +99,8 @@ class Mp4Writer:
         for picture in clip_pictures(clip, hold=round(self.fps)):
             self._pipe.send(np.ascontiguousarray(picture))
 
-    def __enter__(self) -> "Mp4Writer":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Finishes the file; without it players cannot open it."""
         self._pipe.close()
 
 

@@ -1,10 +1,12 @@
+from contextlib import closing
+
 import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
 
 from openvla_core.evaluation.contact_sheet import contact_sheet, save_contact_sheet
-from openvla_core.evaluation.video import GOOD, Clip, Mp4Writer, compose, fit_text, font, write_gif
+from openvla_core.evaluation.video import GOOD, Clip, Mp4Writer, at_even_times, compose, fit_text, font, write_gif
 
 
 def make_clip(frames=12, success: bool | None = True, seed=0, noise=False):
@@ -23,7 +25,7 @@ def count_color(picture, color):
 
 
 def test_video_is_h264_with_every_frame_and_the_held_outcome(tmp_path):
-    with Mp4Writer(tmp_path / "demo.mp4", fps=8) as writer:
+    with closing(Mp4Writer(tmp_path / "demo.mp4", fps=8)) as writer:
         writer.add(make_clip())
         writer.add(make_clip(success=False))
     reader = imageio_ffmpeg.read_frames(str(tmp_path / "demo.mp4"))
@@ -31,6 +33,12 @@ def test_video_is_h264_with_every_frame_and_the_held_outcome(tmp_path):
     assert header["codec"] == "h264"
     assert header["size"] == (640, 544)
     assert sum(1 for _ in reader) == 2 * (12 + 8)
+
+
+def test_irregular_frames_keep_their_true_speed():
+    assert at_even_times([0.0, 0.1, 0.9, 1.0], fps=4) == [0, 1, 1, 1, 3]
+    assert at_even_times([5.0], fps=8) == [0]
+    assert at_even_times([], fps=8) == []
 
 
 def test_inset_shows_the_policy_camera():

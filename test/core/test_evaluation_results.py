@@ -8,7 +8,7 @@ from openvla_core.evaluation.results import EpisodeRow, Results, read_rows, summ
 
 def row(index=0, task="reach", success=True, **changes):
     outcome = changes.pop("outcome", "success" if success else "time-out")
-    values = dict(index=index, scene_seed=900_000 + index, task=task, color="red", instruction="move to the red cube")
+    values = {"index": index, "scene_seed": 900_000 + index, "task": task, "color": "red", "instruction": "a sentence"}
     return EpisodeRow(**{**values, "outcome": outcome, "success": success, "duration_s": 2.0, **changes})
 
 
