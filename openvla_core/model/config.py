@@ -6,7 +6,6 @@ from typing import Any
 
 from openvla_core.errors import CheckpointError
 
-
 PATCH_SIZE = 14
 ACTION_BINS = 256
 
@@ -163,8 +162,9 @@ def _towers(values: Mapping[str, Any]) -> tuple[TowerConfig, ...]:
     activations = values.get("timm_override_act_layers") or [None] * len(ids)
     if not len(ids) == len(sizes) == len(overrides) == len(activations) or len(ids) > 2:
         raise CheckpointError(
-            f"config.json lists {len(ids)} timm_model_ids, {len(sizes)} image_sizes, {len(overrides)} timm_model_kwargs "
-            f"and {len(activations)} timm_override_act_layers; expected one or two of each, equally many."
+            f"config.json lists {len(ids)} timm_model_ids, {len(sizes)} image_sizes, {len(overrides)} "
+            f"timm_model_kwargs and {len(activations)} timm_override_act_layers; "
+            "expected one or two of each, equally many."
         )
     if any(activations):
         raise CheckpointError(f"timm_override_act_layers {activations} is not supported; every entry must be null.")
