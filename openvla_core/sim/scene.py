@@ -113,7 +113,7 @@ def scene_xml() -> str:
     <geom name="floor" type="plane" pos="0 0 -.4" size="3 3 .1" rgba=".30 .32 .35 1"/>
     <geom name="table" type="box" pos=".5 0 -.02" size=".42 .5 .02" rgba=".82 .72 .58 1" contype="1" conaffinity="1"
           friction="1 .02 .001"/>
-    <camera name="policy" pos="1.12 0 0.58" xyaxes="0 1 0 -.59 0 .81" fovy="38"/>
+    <camera name="policy" pos="1.12 0 0.58" xyaxes="0 1 0 -.59 0 .81" fovy="34"/>
     <camera name="overview" pos="1.12 -.80 0.72" xyaxes=".75 .66 0 -.33 .37 .87" fovy="40"/>
     <body name="{BASE_FRAME}" gravcomp="1">
       <geom type="cylinder" pos="0 0 .06" size=".08 .08"/>

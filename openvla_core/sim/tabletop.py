@@ -19,8 +19,9 @@ from openvla_core.types import Pose
 
 TOOL_DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # x, y, z, w: the gripper points down, fingers open along base y
 CONTROL_PERIOD = 0.02  # seconds between two joint targets
+FINGER_LENGTH = 0.045  # metres from the finger's slide to the middle of its pad
 FINGER_SPEED = 0.10  # metres per second of each finger
-CUBE_AREA = (np.array([0.40, -0.19]), np.array([0.62, 0.19]))  # x, y of cube centres, metres
+CUBE_AREA = (np.array([0.40, -0.17]), np.array([0.62, 0.17]))  # x, y of cube centres, metres
 CUBE_GAP = 0.085  # smallest distance between cube centres, metres
 START_AREA = (np.array([0.42, -0.15, 0.20]), np.array([0.58, 0.15, 0.28]))  # tool position at reset, metres
 IMAGE_SIZES = {"policy": (112, 112), "overview": (240, 320)}  # rows, columns
@@ -133,6 +134,22 @@ class TabletopSim:
         renderer = self._renderers[camera]
         renderer.update_scene(self._data, camera)
         return renderer.render()
+
+    def project(self, points: np.ndarray, camera: str = "policy") -> np.ndarray:
+        """Where points (N, 3) in the base frame appear in the image: (N, 2) float64, column and row in pixels."""
+        height, width = IMAGE_SIZES[camera]
+        index = self._model.camera(camera).id
+        base_from_camera = self._data.cam_xmat[index].reshape(3, 3)
+        in_camera = (np.asarray(points) - self._data.cam_xpos[index]) @ base_from_camera
+        focal = 0.5 * height / np.tan(0.5 * np.deg2rad(self._model.cam_fovy[index]))
+        # MuJoCo cameras look along their -z axis with y up.
+        offset = focal * in_camera[:, :2] / -in_camera[:, 2:]
+        return np.column_stack([width / 2 + offset[:, 0], height / 2 - offset[:, 1]])
+
+    def fingertips(self) -> np.ndarray:
+        """Tips of the two fingers (2, 3) in the base frame, metres."""
+        fingers = [self._data.body(name) for name in ("panda_leftfinger", "panda_rightfinger")]
+        return np.stack([finger.xpos + finger.xmat.reshape(3, 3)[:, 2] * FINGER_LENGTH for finger in fingers])
 
     def close(self) -> None:
         """Frees the renderers; call it before the process ends."""

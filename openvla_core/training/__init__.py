@@ -1,0 +1,1 @@
+"""Training: everything a recipe needs, importable and free of ROS."""
