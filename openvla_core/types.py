@@ -53,8 +53,11 @@ class Action:
 
 @dataclass(frozen=True)
 class SafeAction:
-    """A command every limit has agreed to: the pose to hold now, the gripper opening and why it was changed."""
+    """A command every limit has agreed to: the pose to hold now, the gripper opening and why it was changed.
+
+    gripper: 0 closed to 1 open; None leaves the gripper as it is, because nothing has been asked of it yet.
+    """
 
     pose: Pose
-    gripper: float
+    gripper: float | None
     reasons: tuple[str, ...] = field(default=())
