@@ -107,7 +107,7 @@ def stamp_ns(message) -> int:
     return to_ns(message.header.stamp)
 
 
-def frame_id(message) -> str:
+def frame_of(message) -> str:
     """The header frame of any stamped message."""
     return message.header.frame_id
 

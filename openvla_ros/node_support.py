@@ -39,6 +39,10 @@ CODES: dict[type[errors.OpenVLAError], str] = {
 }
 
 
+# Ordinary changes, logged as information; every other code is worth a warning.
+QUIET_CODES = {"OK", "STARTING", "UNCONFIGURED", "INACTIVE", "READY", "PAUSED"}
+
+
 def error_code(error: errors.OpenVLAError) -> str:
     """The stable status code of an error."""
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), "ERROR")
@@ -125,7 +129,7 @@ class StatusBoard:
 
     Args:
         measure: called before each publication; returns the fields of StatusReport it has measured
-            (rate_hz, latency_p50_ms, ...).
+            (instruction, rate_hz, latency_p50_ms, ...).
         details: called once a second; returns further key-value pairs for /diagnostics.
     """
 
@@ -144,18 +148,16 @@ class StatusBoard:
         self.report = StatusReport(State.STANDBY, "STARTING", "Starting.")
         self._timer = steady_timer(node, period_s, self.publish)
 
-    def set(self, state: State, code: str, sentence: str, instruction: str | None = None) -> None:
-        """States what is true now. Saying the same thing again does nothing; instruction=None keeps the last one."""
-        told = self.report.instruction if instruction is None else instruction
-        before = (self.report.state, self.report.code, self.report.sentence, self.report.instruction)
-        if (state, code, sentence, told) == before:
+    def set(self, state: State, code: str, sentence: str) -> None:
+        """States what is true now. Saying the same thing again does nothing."""
+        if (state, code, sentence) == (self.report.state, self.report.code, self.report.sentence):
             return
-        self.report = dataclasses.replace(self.report, state=state, code=code, sentence=sentence, instruction=told)
+        self.report = dataclasses.replace(self.report, state=state, code=code, sentence=sentence)
         # rclpy ties a log call's severity to its source line, so each severity needs its own line.
         text = f"{state.name} {code}: {sentence}"
         if state in (State.FAULT, State.ESTOP):
             self._node.get_logger().error(text)
-        elif code in ("OK", "STARTING", "READY", "IDLE"):
+        elif state in (State.STANDBY, State.ACTIVE) and code in QUIET_CODES:
             self._node.get_logger().info(text)
         else:
             self._node.get_logger().warning(text)
@@ -209,12 +211,18 @@ def transition(node: LifecycleNode, board: StatusBoard, step: Callable[[], None]
 
 
 def autostart(node: LifecycleNode) -> None:
-    """Configures and activates the node by itself, once it spins."""
+    """Configures and activates the node by itself, once it spins; ends the process when that fails.
+
+    Sets `node.exit_code` to EXIT_CONFIG when the transition was refused and to EXIT_FAULT after an unexpected error.
+    """
     timer = None
 
     def start() -> None:
         node.destroy_timer(timer)
-        if node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            node.trigger_activate()
+        for step in (node.trigger_configure, node.trigger_activate):
+            result = step()
+            if result != TransitionCallbackReturn.SUCCESS:
+                node.exit_code = EXIT_CONFIG if result == TransitionCallbackReturn.FAILURE else EXIT_FAULT
+                return
 
     timer = node.create_timer(0.0, start, clock=STEADY)
