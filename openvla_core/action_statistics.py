@@ -33,7 +33,7 @@ class ActionStatistics:
             mask = np.array(values.get("mask", np.ones(len(q01), dtype=bool)))
             low, high = (np.array(values.get(key, q), dtype=np.float64) for key, q in (("min", q01), ("max", q99)))
         except (KeyError, TypeError, ValueError) as error:
-            raise StatisticsError(f"the statistics of {name!r} need lists of numbers q01 and q99: {error!r}.") from error
+            raise StatisticsError(f"statistics of {name!r} need lists of numbers q01 and q99: {error!r}.") from error
         if q01.ndim != 1 or not q01.size or not q01.shape == q99.shape == mask.shape == low.shape == high.shape:
             raise StatisticsError(
                 f"the statistics of {name!r} have q01 {q01.shape}, q99 {q99.shape}, mask {mask.shape}, min {low.shape} "
@@ -51,7 +51,7 @@ class ActionStatistics:
         return len(self.q01)
 
     def unnormalize(self, normalized: np.ndarray) -> np.ndarray:
-        """(..., D) in [-1, 1] -> (..., D) float64 in the units of the data set; masked-off dimensions stay as they are."""
+        """(..., D) in [-1, 1] -> (..., D) float64 in the units of the data set; unmasked ones stay as they are."""
         normalized = self._checked(normalized)
         scaled = 0.5 * (normalized + 1.0) * (self.q99 - self.q01) + self.q01
         return np.where(self.mask, scaled, normalized)
@@ -66,7 +66,7 @@ class ActionStatistics:
     def _checked(self, values: np.ndarray) -> np.ndarray:
         values = np.asarray(values, dtype=np.float64)
         if values.ndim == 0 or values.shape[-1] != self.dimensions:
-            raise ActionError(f"the action has shape {values.shape}; these statistics are for (..., {self.dimensions}).")
+            raise ActionError(f"the action has shape {values.shape}; the statistics are for (..., {self.dimensions}).")
         return values
 
 
@@ -91,7 +91,7 @@ def compute_statistics(actions: np.ndarray, mask: list[bool] | None = None) -> d
 
 
 def choose_unnorm_key(statistics: Mapping[str, Any], unnorm_key: str | None) -> str:
-    """The data set whose units to use. Raises StatisticsError when it is unknown, or left out with several to choose."""
+    """The data set whose units to use. Raises StatisticsError when it is unknown, or left out with several there."""
     if unnorm_key is None and len(statistics) == 1:
         return next(iter(statistics))
     if unnorm_key is not None and unnorm_key in statistics:
@@ -106,7 +106,8 @@ def choose_unnorm_key(statistics: Mapping[str, Any], unnorm_key: str | None) -> 
         )
     nearest = difflib.get_close_matches(str(unnorm_key), statistics, n=len(statistics), cutoff=0.0)
     raise StatisticsError(
-        f"unnorm_key {unnorm_key!r} is not in this checkpoint. It has: {', '.join(nearest)}. Set unnorm_key to one of these."
+        f"unnorm_key {unnorm_key!r} is not in this checkpoint. It has: {', '.join(nearest)}. "
+        "Set unnorm_key to one of these."
     )
 
 

@@ -31,7 +31,8 @@ class ActionTokenizer:
         wrong = ids[(ids < self.first_id) | (ids >= self.vocab_size)]
         if wrong.size:
             raise ActionTokenError(
-                f"token ids {wrong.tolist()} are not action tokens; those are {self.first_id} to {self.vocab_size - 1}. "
+                f"token ids {wrong.tolist()} are not action tokens, "
+                f"which are {self.first_id} to {self.vocab_size - 1}. "
                 "The model answered with text: hold the robot, and check the instruction and the checkpoint."
             )
         # 256 edges enclose 255 bins; the top edge belongs to the last bin.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from openvla_core.errors import CheckpointError
 from openvla_core.image_processor import ImageProcessor
 from openvla_core.model import OpenVLA, OpenVLAConfig
-from openvla_core.prompt import SPACE_TOKEN
+from openvla_core.prompt import SPACE
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def load_model(
     """Builds the model without memory and puts each stored tensor in place; every name and shape must match."""
     with torch.device("meta"):
         model = OpenVLA(config, attn_implementation)
-    expected = {name: parameter.shape for name, parameter in model.state_dict().items()}
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     state: dict[str, Tensor] = {}
     for name, tensor in iterate_tensors(directory, expected):
         state[name] = tensor.to(device=device, dtype=parse_dtype(dtype), copy=True)
@@ -110,6 +110,12 @@ def load_model(
     model.load_state_dict(state, assign=True)
     _restore_rotary(model, device)
     return model.eval()
+
+
+def expected_shapes(config: OpenVLAConfig) -> dict[str, torch.Size]:
+    """Name and shape of every tensor a checkpoint of these sizes holds."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in OpenVLA(config).state_dict().items()}
 
 
 def iterate_tensors(directory: Path, expected: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
@@ -164,8 +170,8 @@ def load_tokenizer(directory: Path, config: OpenVLAConfig) -> Tokenizer:
         raise CheckpointError(f"{path} cannot be read ({error}). Copy the checkpoint again.") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    if tokenizer.token_to_id(SPACE_TOKEN) is None:
-        raise CheckpointError(f"{path} has no token {SPACE_TOKEN!r}; it stands between prompt and action.")
+    if tokenizer.token_to_id(SPACE) is None:
+        raise CheckpointError(f"{path} has no token {SPACE!r}; it stands between prompt and action.")
     ids = tokenizer.encode("In:").ids
     if not ids or ids[0] != config.language.bos_token_id:
         raise CheckpointError(
@@ -208,15 +214,16 @@ def save_checkpoint(
     target = Path(directory)
     if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target} already exists; choose another directory or pass overwrite=True.")
-    expected = OpenVLAConfig.from_dict(config)  # a config that cannot be loaded is not worth writing
+    parsed = OpenVLAConfig.from_dict(config)
     state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
+    _check_state(state, parsed)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
     draft.mkdir()
     try:
         _write_weights(draft, state, parse_dtype(dtype) if dtype is not None else None, max_shard_bytes)
         _write_tokenizer(draft, tokenizer)
-        load_tokenizer(draft, expected)
+        load_tokenizer(draft, parsed)
         files = {
             "config.json": config,
             "dataset_statistics.json": statistics,
@@ -281,6 +288,16 @@ def _check_shape(path: Path, name: str, shape: tuple[int, ...], expected: Mappin
         raise CheckpointError(
             f"{path.name} holds {name} with shape {shape}; config.json asks for {tuple(expected[name])}."
         )
+
+
+def _check_state(state: Mapping[str, Tensor], config: OpenVLAConfig) -> None:
+    """What could not be loaded again is not worth writing."""
+    expected = expected_shapes(config)
+    for name, tensor in state.items():
+        _check_shape(Path("the state dict"), name, tuple(tensor.shape), expected)
+    missing = sorted(set(expected) - set(state))
+    if missing:
+        raise CheckpointError(f"the state dict lacks {len(missing)} weights, such as {missing[:3]}.")
 
 
 def _check_image_sizes(config: OpenVLAConfig, processor: ImageProcessor) -> None:

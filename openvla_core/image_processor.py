@@ -44,7 +44,8 @@ class ImageProcessor:
             return cls(*_read(values))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise CheckpointError(
-                f"preprocessor_config.json is incomplete: {error!r}. Expected input_sizes, means and stds, one per tower."
+                f"preprocessor_config.json is incomplete: {error!r}. "
+                "Expected input_sizes, means and stds, one per tower."
             ) from error
 
     def __call__(self, image: np.ndarray | Image.Image) -> np.ndarray:
@@ -139,7 +140,8 @@ def _read_tower(values: Mapping[str, Any], index: int, strategy: str) -> TowerTr
     if not isinstance(size, int):
         size = (int(size[0]), int(size[1])) if len(size) == 2 else int(size[0])
     crop_height, crop_width = stored("tvf_crop_params").get("output_size", [height, width])
-    interpolation = stored("tvf_resize_params").get("interpolation", values.get("interpolations", ["bicubic"] * 2)[index])
+    summary = values.get("interpolations", ["bicubic"] * 2)[index]
+    interpolation = stored("tvf_resize_params").get("interpolation", summary)
     if isinstance(interpolation, str):
         interpolation = int(Image.Resampling[interpolation.upper()])
     table = _normalized_levels(normalize["mean"], normalize["std"])

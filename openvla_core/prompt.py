@@ -9,7 +9,7 @@ from openvla_core.errors import InstructionError
 
 IGNORE_INDEX = -100
 MAX_INSTRUCTION_CHARACTERS = 512
-SPACE_TOKEN = "▁"
+SPACE = "▁"
 
 SYSTEM_SENTENCE = (
     "A chat between a curious user and an artificial intelligence assistant. "

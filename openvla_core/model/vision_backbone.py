@@ -10,7 +10,7 @@ LAYER_NORM_EPS = 1e-6
 
 
 class VisionBackbone(nn.Module):
-    """One tower (`featurizer`), or two whose patch features are joined: DINOv2 first, then SigLIP (`fused_featurizer`)."""
+    """One tower, `featurizer`, or two with their patch features joined: then SigLIP, `fused_featurizer`, is second."""
 
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()

@@ -1,0 +1,181 @@
+"""The public face: load a checkpoint, then turn a camera frame and a sentence into an action."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from openvla_core.action_statistics import ActionStatistics, choose_unnorm_key, statistics_of
+from openvla_core.action_tokenizer import ActionTokenizer
+from openvla_core.checkpoint import Checkpoint, load_checkpoint
+from openvla_core.decoding import Decoder, confidence, generate
+from openvla_core.errors import CheckpointError, InstructionError
+from openvla_core.processor import Processor, to_numpy
+from openvla_core.prompt import clean_instruction
+from openvla_core.types import ActionTokens, NormalizedAction
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one frame led to. action (D,) float64 is in the units of the data set `unnorm_key`."""
+
+    tokens: ActionTokens
+    normalized: NormalizedAction
+    action: np.ndarray
+    unnorm_key: str
+
+
+def load_policy(
+    path: str | Path,
+    device: str = "cpu",
+    dtype: str = "float32",
+    unnorm_key: str | None = None,
+    decoding: str = "constrained",
+    temperature: float = 0.0,
+    seed: int | None = None,
+    adapter: str | Path | None = None,
+) -> "Policy":
+    """Loads a checkpoint directory as OpenVLA publishes it. Nothing is downloaded or executed.
+
+    Args:
+        path: directory with config.json, safetensors, preprocessor_config.json and tokenizer.json.
+        device: "cpu", "cuda", "cuda:1", ...
+        dtype: "float32", "bfloat16" or "float16".
+        unnorm_key: data set whose units actions have; needed here or per call when the checkpoint has several.
+        decoding: "constrained" to the 256 action ids, or "reference" for the published unconstrained greedy choice.
+        temperature: 0 for the most likely action; above, actions are drawn at random.
+        seed: of the random draws; None for a different sequence each time.
+        adapter: directory of a LoRA adapter in PEFT format to attach.
+
+    Raises:
+        CheckpointError, StatisticsError, ConventionError, ConfigError: what is wrong and what to do.
+    """
+    checkpoint = load_checkpoint(path, device=device, dtype=dtype)
+    if adapter is not None:
+        from openvla_core.adapter import attach_adapter
+
+        attach_adapter(checkpoint.model, adapter)
+    return Policy(checkpoint, unnorm_key, decoding, temperature, seed)
+
+
+class Policy:
+    """A loaded checkpoint with the choices that make its answers reproducible. Use it from one thread at a time."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        unnorm_key: str | None = None,
+        decoding: str = "constrained",
+        temperature: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        """See `load_policy`."""
+        self.model = checkpoint.model
+        self.config = checkpoint.config
+        self.statistics: dict[str, Any] = checkpoint.statistics
+        self.convention = checkpoint.convention
+        self.training_instructions = _instructions(checkpoint.training_card)
+        self.processor = Processor(checkpoint.tokenizer, checkpoint.image_processor, checkpoint.config)
+        self.action_tokenizer = ActionTokenizer(self.config.action_vocab_size)
+        self.device = next(self.model.parameters()).device
+        self.decoder = Decoder(
+            decoding,
+            first_id=self.action_tokenizer.first_id,
+            end_id=self.action_tokenizer.vocab_size,
+            temperature=temperature,
+            generator=_generator(self.device, seed),
+        )
+        self._action_statistics: dict[str, ActionStatistics] = {}
+        self.unnorm_key = choose_unnorm_key(self.statistics, unnorm_key) if unnorm_key is not None else None
+
+    def predict(self, image: np.ndarray, instruction: str, unnorm_key: str | None = None) -> Prediction:
+        """One camera frame (H, W, 3) uint8 RGB and a sentence to one action.
+
+        Raises:
+            ImageError, InstructionError: the input cannot be used.
+            StatisticsError: unnorm_key is unknown, or missing while the checkpoint has several data sets.
+            ActionTokenError: the model did not answer with an action, or its output is not finite.
+        """
+        key, statistics = self._statistics(unnorm_key)
+        tokens = self._tokens(image, instruction, statistics.dimensions)
+        normalized = self.action_tokenizer.decode(tokens.ids)
+        return Prediction(tokens, NormalizedAction(normalized), statistics.unnormalize(normalized), key)
+
+    def predict_action(self, image: np.ndarray, instruction: str, unnorm_key: str | None = None) -> np.ndarray:
+        """(D,) float64 in the units of the data set: metres, radians, gripper as trained. Errors as in `predict`."""
+        return self.predict(image, instruction, unnorm_key).action
+
+    def predict_action_tokens(self, image: np.ndarray, instruction: str, unnorm_key: str | None = None) -> np.ndarray:
+        """(D,) int64 vocabulary ids. Errors as in `predict`."""
+        return self.predict(image, instruction, unnorm_key).tokens.ids
+
+    def check_instruction(self, text: str) -> str:
+        """The instruction without surrounding blanks, if the model can understand it.
+
+        Raises InstructionError when it is empty, longer than 512 characters, carries control characters or uses words
+        that the checkpoint's tokenizer does not know.
+        """
+        cleaned = clean_instruction(text)
+        unknown = self.processor.unknown_words(cleaned)
+        if unknown:
+            known = "; ".join(self.training_instructions[:8])
+            hint = f" It was trained on sentences such as: {known}." if known else " Use other words."
+            raise InstructionError(f"this checkpoint does not know: {', '.join(unknown)}.{hint}")
+        self.processor.prompt_ids(cleaned)
+        return cleaned
+
+    def check_vision(self) -> None:
+        """Raises CheckpointError unless a black, a white and a noise image lead to different first-step logits.
+
+        A model whose image path is broken still answers, with one and the same action for everything it sees.
+        """
+        size = self.config.towers[0].image_size
+        noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        black, white = np.zeros_like(noise), np.full_like(noise, 255)
+        sentence = self.training_instructions[0] if self.training_instructions else "pick up the cup"
+        logits = [self._first_logits(image, sentence) for image in (black, white, noise)]
+        for first, second in ((0, 1), (0, 2), (1, 2)):
+            difference = float((logits[first] - logits[second]).abs().max())
+            if not difference > 1e-5:
+                raise CheckpointError(
+                    f"the answer does not depend on the image (largest change of a logit: {difference:.1e}). "
+                    "The vision weights of this checkpoint are damaged; copy or train it again."
+                )
+
+    @torch.inference_mode()
+    def _tokens(self, image: np.ndarray, instruction: str, count: int) -> ActionTokens:
+        ids, logits = generate(self.model, self.decoder, *self._inputs(image, instruction), count)
+        probabilities, entropies = confidence(ids, logits)
+        return ActionTokens(to_numpy(ids), to_numpy(probabilities), to_numpy(entropies))
+
+    @torch.inference_mode()
+    def _first_logits(self, image: np.ndarray, instruction: str) -> torch.Tensor:
+        return generate(self.model, self.decoder, *self._inputs(image, instruction), 1)[1][0]
+
+    def _inputs(self, image: np.ndarray, instruction: str) -> tuple[torch.Tensor, torch.Tensor]:
+        pixel_values = self.processor.pixel_values(image).to(self.device)
+        return torch.tensor([self.processor.generation_ids(instruction)], device=self.device), pixel_values
+
+    def _statistics(self, unnorm_key: str | None) -> tuple[str, ActionStatistics]:
+        key = choose_unnorm_key(self.statistics, self.unnorm_key if unnorm_key is None else unnorm_key)
+        if key not in self._action_statistics:
+            self._action_statistics[key] = statistics_of(self.statistics, key)
+        return key, self._action_statistics[key]
+
+
+def _instructions(training_card: dict[str, Any] | None) -> tuple[str, ...]:
+    instructions = (training_card or {}).get("instructions", [])
+    if not isinstance(instructions, list) or not all(isinstance(text, str) for text in instructions):
+        raise CheckpointError("training_card.json has instructions that are not a list of sentences.")
+    return tuple(instructions)
+
+
+def _generator(device: torch.device, seed: int | None) -> torch.Generator:
+    generator = torch.Generator(device=device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator

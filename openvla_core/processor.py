@@ -1,0 +1,69 @@
+"""One image and one sentence become the tensors the model takes."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from openvla_core.errors import InstructionError
+from openvla_core.image_processor import ImageProcessor
+from openvla_core.model import OpenVLAConfig
+from openvla_core.prompt import SPACE, build_prompt, clean_instruction, with_trailing_space
+
+
+class Processor:
+    """Shared by inference, training and evaluation, so that all of them show the model the same thing."""
+
+    def __init__(self, tokenizer: Tokenizer, image_processor: ImageProcessor, config: OpenVLAConfig) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.config = config
+        self.space_id: int = tokenizer.token_to_id(SPACE)
+        # The instruction changes seldom, the image at every call.
+        self._cached_ids = lru_cache(maxsize=64)(self._encode)
+
+    def __call__(self, image: Any, instruction: str) -> dict[str, Tensor]:
+        """image (H, W, 3) uint8 RGB and a sentence -> input_ids (1, L) int64, attention_mask (1, L) int64 and
+        pixel_values (1, 3 per tower, S, S) float32. Raises ImageError or InstructionError."""
+        input_ids = torch.tensor([self.prompt_ids(instruction)])
+        return {
+            "input_ids": input_ids,
+            "attention_mask": torch.ones_like(input_ids),
+            "pixel_values": self.pixel_values(image),
+        }
+
+    def pixel_values(self, image: Any) -> Tensor:
+        """image (H, W, 3) uint8 RGB -> (1, 3 per tower, S, S) float32, normalised."""
+        return torch.from_numpy(self.image_processor(image))[None]
+
+    def prompt_ids(self, instruction: str) -> tuple[int, ...]:
+        """Ids of the prompt around the instruction, beginning-of-sequence first."""
+        clean_instruction(instruction)  # checked only: the model sees the sentence as it was given
+        return self._cached_ids(instruction)
+
+    def generation_ids(self, instruction: str) -> list[int]:
+        """Ids after which the model answers with the action: the prompt and the space token."""
+        return with_trailing_space(self.prompt_ids(instruction), self.space_id)
+
+    def unknown_words(self, instruction: str) -> list[str]:
+        """The words of the instruction that this tokenizer does not know, in order."""
+        prompt = build_prompt(instruction, self.config.prompt_style)
+        encoding = self.tokenizer.encode(prompt)
+        unknown_id = self.tokenizer.token_to_id("<unk>")
+        spans = [span for span, i in zip(encoding.offsets, encoding.ids, strict=True) if i == unknown_id]
+        return list(dict.fromkeys(prompt[start:end].strip() for start, end in spans))
+
+    def _encode(self, instruction: str) -> tuple[int, ...]:
+        ids = self.tokenizer.encode(build_prompt(instruction, self.config.prompt_style)).ids
+        room = self.config.language.max_position_embeddings - self.config.patches - 64
+        if len(ids) > room:
+            raise InstructionError(f"the instruction makes {len(ids)} tokens and {room} fit; send a shorter sentence.")
+        return tuple(ids)
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """Copies a tensor of any device to a numpy array of the same shape."""
+    return tensor.cpu().numpy()
