@@ -131,10 +131,10 @@ def convention_from_mapping(card: Mapping[str, Any], source: str = "the conventi
 
 def load_convention(path: str | Path) -> ActionConvention:
     """Reads a card from a .json, .yaml or .yml file; raises ConventionError when it cannot be read or understood."""
-    path = Path(path)
-    if not str(path).strip() or not path.is_file():
+    given, path = path, Path(path)
+    if not path.is_file():
         raise ConventionError(
-            f"no convention card at {str(path)!r}. Set the parameter convention to the checkpoint's "
+            f"no convention card at {str(given)!r}. Set the parameter convention to the checkpoint's "
             "action_convention.json or to a card in config/conventions."
         )
     try:
@@ -197,7 +197,9 @@ class _Card:
 
     def number(self, key: str, above: float = -math.inf) -> float:
         value = self._get(key)
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > above
+        good = (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > above
+        )
         if key in self._values and not good:
             self._expect(key, value, "a finite number" + (f" above {above:g}" if above > -math.inf else ""))
         return float(value) if good else 0.0

@@ -34,7 +34,7 @@ class PoseBuffer:
     def add(self, stamp_ns: int, pose: Pose) -> bool:
         """Keeps a measured pose; False when it tells nothing new: not finite, not a rotation or not later.
 
-        A stamp that went back by more than the buffer's length means that the clock restarted; the buffer then does too.
+        A stamp that went back by more than the buffer's length means that the clock restarted; so does the buffer then.
         """
         checked = checked_pose(pose.position, pose.quaternion)
         if checked is None:

@@ -53,14 +53,16 @@ class SafetySettings:
         8.0, "Angular deceleration when holding; never below max_angular_acceleration", unit="rad/s^2", minimum=0.01,
         maximum=CAP_ANGULAR_ACCELERATION,
     )  # fmt: skip
-    max_translation: float = setting(0.05, "Longest step of one action", unit="m", minimum=0.0, maximum=CAP_TRANSLATION)
-    max_rotation: float = setting(0.25, "Largest turn of one action", unit="rad", minimum=0.0, maximum=CAP_ROTATION)
-    workspace_low: list[float] = setting(
-        [0.28, -0.45, 0.02], "Lower corner of the box the tool stays in, base frame", unit="m", minimum=-CAP_REACH,
+    max_translation: float = setting(
+        0.05, "Longest step of one action", unit="m", minimum=0.001, maximum=CAP_TRANSLATION
+    )
+    max_rotation: float = setting(0.25, "Largest turn of one action", unit="rad", minimum=0.001, maximum=CAP_ROTATION)
+    workspace_low: tuple[float, ...] = setting(
+        (0.28, -0.45, 0.02), "Lower corner of the box the tool stays in, base frame", unit="m", minimum=-CAP_REACH,
         maximum=CAP_REACH,
     )  # fmt: skip
-    workspace_high: list[float] = setting(
-        [0.75, 0.45, 0.75], "Upper corner of the box the tool stays in, base frame", unit="m", minimum=-CAP_REACH,
+    workspace_high: tuple[float, ...] = setting(
+        (0.75, 0.45, 0.75), "Upper corner of the box the tool stays in, base frame", unit="m", minimum=-CAP_REACH,
         maximum=CAP_REACH,
     )  # fmt: skip
     gripper_hysteresis: float = setting(
@@ -138,9 +140,7 @@ class SafetyLimiter:
         error = self.clamp_to_box(checked.position) - self.pose.position
         turn = rotations.rotation_between(self.pose.quaternion, checked.quaternion)
         wish = _approach(error, self.velocity, limits.max_speed, limits.max_acceleration, dt)
-        angular = _approach(
-            turn, self.angular_velocity, limits.max_angular_speed, limits.max_angular_acceleration, dt
-        )
+        angular = _approach(turn, self.angular_velocity, limits.max_angular_speed, limits.max_angular_acceleration, dt)
         return self._advance(self._stoppable(wish, dt), angular, dt)
 
     def brake(self, dt: float) -> Pose:

@@ -11,20 +11,19 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
 
 import numpy as np
 
 from openvla_core import rotations, safety
+from openvla_core.action_intake import ActionIntake, Chunk
 from openvla_core.config import setting
-from openvla_core.conventions import ACTION_DIM, ActionConvention
+from openvla_core.conventions import ActionConvention
 from openvla_core.errors import ConventionError
 from openvla_core.observation_buffer import PoseBuffer
 from openvla_core.rate_adapter import Goal, RateAdapter
 from openvla_core.safety import GripperGate, SafetyLimiter, SafetySettings
 from openvla_core.types import Pose, SafeAction
 
-FUTURE_NS = 50_000_000  # clocks of one machine agree better than this
 TRACKING_S = 0.3
 
 
@@ -57,9 +56,7 @@ class SupervisorSettings(SafetySettings):
         0.5, "Oldest image an action may come from, when it arrives and while it is carried out", unit="s",
         minimum=0.05, maximum=1.0,
     )  # fmt: skip
-    max_pose_age_s: float = setting(
-        0.2, "Longest silence of robot/current_pose", unit="s", minimum=0.02, maximum=0.5
-    )
+    max_pose_age_s: float = setting(0.2, "Longest silence of robot/current_pose", unit="s", minimum=0.02, maximum=0.5)
     max_steps: int = setting(
         1, "Actions of one chunk that are carried out before a newer image must come", minimum=1, maximum=16
     )
@@ -76,21 +73,9 @@ class SupervisorSettings(SafetySettings):
     )  # fmt: skip
 
 
-class Chunk(Protocol):
-    """What the supervisor reads from an action chunk; actions (N, D) float64 in the units of the convention."""
-
-    stamp_ns: int
-    frame: str
-    session_id: str
-    sequence: int
-    convention: str
-    rate_hz: float
-    actions: np.ndarray
-
-
 @dataclass(frozen=True)
 class Accepted:
-    """An action that was taken: translation (3,) metres and rotation vector (3,) radians after the limits, base axes."""
+    """An action that was taken: translation (3,) metres, rotation vector (3,) radians, after the limits, base axes."""
 
     session_id: str
     sequence: int
@@ -118,20 +103,19 @@ class Supervisor:
         if convention.tool_link != settings.tool_link:
             raise ConventionError(
                 f"the convention card {convention.name!r} moves {convention.tool_link!r}, this robot's commands move "
-                f"{settings.tool_link!r}. Use a card for this robot, or set the parameter tool_link if it is the same link."
+                f"{settings.tool_link!r}. Use a card for this robot, or set tool_link if both name the same link."
             )
         self.settings = settings
         self.convention = convention
-        self.poses = PoseBuffer()
         self.accepted_count = 0
         self.clipped_count = 0
         self.refused_count = 0
+        self._recently_clipped: deque[bool] = deque(maxlen=200)
+        self._poses = PoseBuffer()
+        self._intake = ActionIntake(convention, settings.base_frame, settings.max_observation_age_s)
         self._gripper = GripperGate(settings, convention.gripper_threshold)
         self._limiter: SafetyLimiter | None = None
         self._adapter: RateAdapter | None = None
-        self._session = ""
-        self._sequence = -1
-        self._old_sessions: deque[str] = deque(maxlen=64)
         self._running = False
         self._paused = False
         self._estop_pressed = False
@@ -141,6 +125,7 @@ class Supervisor:
         self._last_pose_s = -math.inf
         self._last_tick_s = math.nan
         self._off_track_since_s = math.inf
+        self._accepted: Accepted | None = None  # taken, but no command made from it yet
         self._forget_action("WAITING", "Holding: waiting for the first action.")
 
     # Orders ---------------------------------------------------------------------------------------------------
@@ -191,7 +176,7 @@ class Supervisor:
 
     def on_pose(self, pose: Pose, stamp_ns: int, frame: str, now_s: float) -> None:
         """Keeps a measured pose; one in another frame, not finite or not newer than the last does not count."""
-        if frame == self.settings.base_frame and self.poses.add(stamp_ns, pose):
+        if frame == self.settings.base_frame and self._poses.add(stamp_ns, pose):
             self._last_pose_s = now_s
 
     # Actions --------------------------------------------------------------------------------------------------
@@ -200,7 +185,7 @@ class Supervisor:
         """Takes a chunk of actions, refuses it with a reason, or latches a fault."""
         if self._limiter is None or self._blocked(now_s):
             return
-        problem = self._foreign(chunk) or self._late(chunk, ros_now_ns)
+        problem = self._intake.problem(chunk, ros_now_ns)
         if problem:
             self._refuse(*problem)
             return
@@ -214,43 +199,19 @@ class Supervisor:
             return
         self._carry_out(chunk, rows, reference, ros_now_ns, now_s)
 
-    def _foreign(self, chunk: Chunk) -> tuple[str, str] | None:
-        card = self.convention
-        if chunk.convention != card.name:
-            return "CONVENTION_MISMATCH", (
-                f"the action follows convention {chunk.convention!r}, this controller {card.name!r}; "
-                "start both with the same card"
-            )
-        if chunk.frame not in ("", card.frame, self.settings.base_frame):
-            return "FRAME_MISMATCH", f"the action is in frame {chunk.frame!r}, expected {self.settings.base_frame!r}"
-        shape = np.shape(chunk.actions)
-        if len(shape) != 2 or shape[0] < 1 or shape[1] != ACTION_DIM:
-            return "ACT_SHAPE", f"the action has shape {shape}, expected (steps, {ACTION_DIM})"
-        return None
+    def on_malformed(self, sentence: str) -> None:
+        """Notes a message that does not even have the form of a chunk."""
+        self._refuse("ACT_SHAPE", sentence.rstrip("."))
 
-    def _late(self, chunk: Chunk, ros_now_ns: int) -> tuple[str, str] | None:
-        if chunk.session_id != self._session:
-            if chunk.session_id in self._old_sessions:
-                return "SESSION_OVER", "the action comes from a policy session that another one has replaced"
-            self._old_sessions.append(self._session)
-            self._session, self._sequence = chunk.session_id, -1
-        if chunk.sequence <= self._sequence:
-            return "SEQ_BACKWARDS", f"action {chunk.sequence} came after action {self._sequence} of the same session"
-        self._sequence = chunk.sequence
-        age_s = (ros_now_ns - chunk.stamp_ns) * 1e-9
-        if age_s > self.settings.max_observation_age_s:
-            return "OBS_STALE", (
-                f"the image behind the action is too old (limit {self.settings.max_observation_age_s:g} s); "
-                "check the camera's clock and the policy's rate"
-            )
-        if ros_now_ns - chunk.stamp_ns < -FUTURE_NS:
-            return "OBS_FUTURE", "the image behind the action is stamped in the future; check the camera's clock"
-        return None
+    @property
+    def clip_rate(self) -> float:
+        """Share of the last 200 actions that a limit changed, 0 to 1."""
+        return sum(self._recently_clipped) / max(len(self._recently_clipped), 1)
 
     def _reference(self, image_stamp_ns: int) -> Pose | None:
         """The pose the first step starts from."""
         if self.convention.reference == "measured":
-            return self.poses.at(image_stamp_ns)
+            return self._poses.at(image_stamp_ns)
         assert self._limiter is not None and self._adapter is not None
         ahead = np.linalg.norm(self._adapter.last.position - self._limiter.pose.position)
         # A goal far ahead of the stream would keep the arm moving long after the policy changed its mind.
@@ -285,6 +246,7 @@ class Supervisor:
         )
         self.accepted_count += 1
         self.clipped_count += bool(clipped)
+        self._recently_clipped.append(bool(clipped))
         self._adapter.take(self._limiter.pose, goals, now_s, self.settings.interpolation * period_s, period_s)
         self._set_expiry(rate_hz, (len(goals) - 1) * period_s, (ros_now_ns - chunk.stamp_ns) * 1e-9, now_s)
 
@@ -299,7 +261,9 @@ class Supervisor:
             )
         else:
             limit_s = self.settings.max_observation_age_s
-            self._idle = Verdict(State.HOLD, "OBS_STALE", f"Holding: no action from an image younger than {limit_s:g} s.")
+            self._idle = Verdict(
+                State.HOLD, "OBS_STALE", f"Holding: no action from an image younger than {limit_s:g} s."
+            )
 
     def _refuse(self, code: str, sentence: str) -> None:
         self.refused_count += 1
@@ -311,7 +275,7 @@ class Supervisor:
 
     def _forget_action(self, code: str, sentence: str) -> None:
         self._expires_s = -math.inf
-        self._accepted: Accepted | None = None
+        self._accepted = None
         self._idle = Verdict(State.HOLD, code, sentence)
 
     # State ----------------------------------------------------------------------------------------------------
@@ -380,7 +344,7 @@ class Supervisor:
         return Command(SafeAction(self._limiter.brake(dt), self._gripper.command), None)
 
     def _hold_measured_pose(self) -> None:
-        measured = self.poses.newest()
+        measured = self._poses.newest()
         assert measured is not None  # callers have just seen a fresh one
         self._limiter = SafetyLimiter(self.settings, measured)
         self._adapter = RateAdapter(measured)
@@ -388,7 +352,7 @@ class Supervisor:
 
     def _check_tracking(self, now_s: float) -> None:
         """Gives up a commanded pose that the arm does not reach: something is in its way, or someone moved it."""
-        measured = self.poses.newest()
+        measured = self._poses.newest()
         if measured is None or self._estop or self._fault or not self._pose_is_fresh(now_s):
             self._off_track_since_s = math.inf
             return

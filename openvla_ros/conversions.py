@@ -131,6 +131,11 @@ def text_message(text: str) -> topics.String:
     return topics.String(data=text)
 
 
+def to_flag(message: topics.Bool) -> bool:
+    """The value of a Bool message."""
+    return message.data
+
+
 def to_number(message: topics.Float64) -> float:
     """The number of a Float64 message."""
     return message.data

@@ -19,7 +19,7 @@ from rcl_interfaces.msg import (  # noqa: F401
 from rcl_interfaces.srv import GetParameters, SetParameters  # noqa: F401
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: F401
-from std_msgs.msg import Float64, String  # noqa: F401
+from std_msgs.msg import Bool, Float64, String  # noqa: F401
 from std_srvs.srv import SetBool, Trigger  # noqa: F401
 
 from openvla_ros.msg import ActionChunk, AppliedAction, SceneState, Status  # noqa: F401
@@ -31,11 +31,13 @@ JOINT_STATES = "joint_states"
 CURRENT_POSE = "robot/current_pose"
 TARGET_POSE = "robot/target_pose"
 GRIPPER_COMMAND = "robot/gripper_command"
+ESTOP = "estop"
 POLICY_ACTION_CHUNK = "policy_node/action_chunk"
 DIAGNOSTICS = "/diagnostics"
 
 ACTION_CHUNK = "~/action_chunk"
 APPLIED_ACTION = "~/applied_action"
+COMMANDED_POSE = "~/commanded_pose"
 ACTIVE_INSTRUCTION = "~/active_instruction"
 STATUS = "~/status"
 SCENE_STATE = "~/scene_state"
