@@ -76,7 +76,8 @@ def test_core_never_imports_ros():
 
 
 def test_numpy_only_modules_import_without_torch():
-    program = f"import sys\nfor name in {WITHOUT_TORCH!r}:\n    __import__(name)\n    assert 'torch' not in sys.modules, name\n"
+    check = "__import__(name); assert 'torch' not in sys.modules, name"
+    program = f"import sys\nfor name in {WITHOUT_TORCH!r}: {check}"
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 
@@ -143,18 +144,19 @@ def test_importing_has_no_effects(path):
             for target in targets:
                 names = target.elts if isinstance(target, ast.Tuple) else [target]
                 assert all(isinstance(name, ast.Name) for name in names), f"line {node.lineno} changes something else"
-        assert not isinstance(node, (ast.For, ast.While, ast.With, ast.Delete, ast.Raise, ast.Assert)), f"line {node.lineno}"
+        runs = (ast.For, ast.While, ast.With, ast.Delete, ast.Raise, ast.Assert)
+        assert not isinstance(node, runs), f"line {node.lineno}"
 
 
 def test_one_place_writes_the_prompt():
     """Training, evaluation and the policy node share prompt.py; a second copy of the sentence would drift."""
-    holders = [
+    holders = {
         path.relative_to(ROOT).as_posix()
         for path in sources("openvla_core", "openvla_ros", "training")
         for node in ast.walk(parse(path))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "What action should the robot take" in node.value
-    ]
-    assert set(holders) == {"openvla_core/prompt.py"}
+        if isinstance(node, ast.Constant) and "What action should the robot take" in str(node.value)
+    }
+    assert holders == {"openvla_core/prompt.py"}
 
 
 @pytest.mark.parametrize("folder", ["launch", "config", "msg", "test", "training"])
@@ -163,29 +165,31 @@ def test_folder_is_no_python_package(folder):
     assert not list((ROOT / folder).rglob("__init__.py"))
 
 
-@pytest.mark.parametrize("path", named(sources(*CODE_FOLDERS) + [ROOT / "setup.py"]))
+@pytest.mark.parametrize("path", named([*sources(*CODE_FOLDERS), ROOT / "setup.py"]))
 def test_nothing_given_can_run_code(path):
     """No unpickling, no code from a checkpoint, no shell: files and sentences are data."""
     tree = parse(path)
-    assert not [name for name in imports(tree) if name.split(".")[0] in ("pickle", "cPickle", "dill", "joblib", "shelve")]
+    unpicklers = {"pickle", "cPickle", "dill", "joblib", "shelve"}
+    assert not unpicklers & {name.split(".")[0] for name in imports(tree)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in ("eval", "exec", "torch.load", "yaml.load", "os.system", "os.popen"), f"line {node.lineno}"
+            where = f"line {node.lineno}: {called}"
+            assert called not in ("eval", "exec", "torch.load", "yaml.load", "os.system", "os.popen"), where
             for keyword in node.keywords:
-                forbidden = keyword.arg in ("shell", "trust_remote_code", "allow_pickle")
-                assert not (forbidden and ast.unparse(keyword.value) != "False"), f"line {node.lineno}: {keyword.arg}"
+                if keyword.arg in ("shell", "trust_remote_code", "allow_pickle"):
+                    assert ast.unparse(keyword.value) == "False", f"{where} with {keyword.arg}"
 
 
 @pytest.mark.parametrize("path", named(sources("openvla_core", "openvla_ros")))
 def test_promised_names_exist(path):
     """Every name in __all__ is defined or imported in that module."""
     tree = parse(path)
-    promised = [ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and _assigns(node, "__all__")]
+    promised = [node.value for node in tree.body if isinstance(node, ast.Assign) and _assigns(node, "__all__")]
     if promised:
-        defined = {getattr(node, "name", None) for node in ast.walk(tree)} | {name.id for name in ast.walk(tree) if isinstance(name, ast.Name)}
-        imported = {alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
-        assert set(promised[0]) <= defined | imported
+        known = {getattr(node, "name", None) or getattr(node, "id", None) for node in ast.walk(tree)}
+        known |= {node.asname for node in ast.walk(tree) if isinstance(node, ast.alias)}
+        assert set(ast.literal_eval(promised[0])) <= known
 
 
 def _assigns(node: ast.Assign, name: str) -> bool:

@@ -16,7 +16,7 @@ TIMEOUT_S = {"reach": 8.0, "pick": 12.0}
 
 @dataclass(frozen=True)
 class PlannedEpisode:
-    """One episode before it is run. pair numbers the scene when two instructions share it; task is None for free text."""
+    """One episode before it is run; task is None for free text, pair numbers a scene that two instructions share."""
 
     index: int
     scene_seed: int
@@ -43,7 +43,9 @@ def plan_episodes(count: int, seed: int, kinds: Sequence[str], *, swap: bool = F
     if unknown or not kinds:
         raise ConfigError(f"unknown tasks {unknown}; choose from {', '.join(TASK_KINDS)}.")
     if count < 1 or seed < 0:
-        raise ConfigError(f"{count} episodes with seed {seed} were asked for; give at least 1 episode and a seed from 0 on.")
+        raise ConfigError(
+            f"{count} episodes with seed {seed} were asked for; give at least 1 episode and a seed from 0 on."
+        )
     repeats = 2 if swap else 1
     plan: list[PlannedEpisode] = []
     for scene in range(-(-count // repeats)):

@@ -111,7 +111,7 @@ def _swap(rows: Sequence[EpisodeRow]) -> dict[str, Any] | None:
 
 
 class Results:
-    """Rows so far and where they are written. `header` holds what is the same for all rows: command, seeds, versions."""
+    """Rows so far and where they are written. `header` is what all rows share: command, seeds, versions."""
 
     def __init__(self, path: Path, header: Mapping[str, Any], planned: int) -> None:
         self.path = path

@@ -40,7 +40,7 @@ def test_sentences_mean_their_task_and_vary():
 def test_swap_asks_the_same_scene_for_two_colours():
     plan = plan_episodes(9, 0, ("reach", "pick"), swap=True)
     assert len(plan) == 10
-    for first, second in zip(plan[::2], plan[1::2]):
+    for first, second in zip(plan[::2], plan[1::2], strict=True):
         assert first.scene_seed == second.scene_seed
         assert first.pair == second.pair
         assert first.task.kind == second.task.kind

@@ -1,0 +1,266 @@
+"""`openvla demo`: starts the simulated arm, runs episodes through the ROS graph and reports what happened."""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import platform
+import random
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from openvla_core.errors import ConfigError, OpenVLAError
+from openvla_core.evaluation.contact_sheet import save_contact_sheet
+from openvla_core.evaluation.episodes import TIMEOUT_S, PlannedEpisode, plan_episodes, scene_seed
+from openvla_core.evaluation.results import EpisodeRow, Results, read_rows, summarize
+from openvla_core.evaluation.video import Clip, Mp4Writer, write_gif
+from openvla_core.sim.tasks import TASK_KINDS, parse_instruction
+from openvla_ros import bringup
+from openvla_ros.episode_runner import VIDEO_FPS, EpisodeRunner
+
+VERSIONS_OF = ("openvla-ros", "torch", "transformers", "numpy", "mujoco", "ros-jazzy-rclpy")
+READY_WITHIN_S = 120.0
+EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `openvla demo`."""
+    parser = argparse.ArgumentParser(prog="openvla demo", description=__doc__)
+    add = parser.add_argument
+    add("--episodes", type=int, default=8, help="how many episodes, the tasks in turn (default 8)")
+    add("--seed", type=int, default=0, help="which held-out scenes, colours and phrasings (default 0)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("out/demo"),
+        help="folder for results.json, demo.mp4, demo.gif, contact_sheet.png",
+    )
+    add("--instruction", help="show one episode of your own sentence")
+    add("--tasks", default=",".join(TASK_KINDS), help="tasks to run, separated by commas (default reach,pick)")
+    add("--swap", action="store_true", help="run every scene twice, for two different colours")
+    add("--checkpoint", help="checkpoint directory (default: the one that comes with the project)")
+    add("--device", help="where the model runs: cpu, cuda (default: as in the configuration)")
+    add("--decoding", choices=("constrained", "reference"), help="how action tokens are picked")
+    add("--temperature", type=float, help="0 picks the most probable token, above 0 samples")
+    add("--video-episodes", type=int, default=8, help="how many episodes are filmed (default 8)")
+    add("--resume", action="store_true", help="keep the finished episodes of results.json in --out and run the rest")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the demo. Returns 0, 1 when something broke, 2 when the instruction was refused, 130 after Ctrl-C."""
+    arguments = build_parser().parse_args(argv)
+    console = Console(highlight=False)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return Demo(arguments, console).run()
+    except OpenVLAError as error:
+        console.print(f"[red]{type(error).__name__}[/red]: {error}", markup=True, soft_wrap=True)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        console.print("Interrupted; all processes have been stopped.")
+        return EXIT_INTERRUPTED
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+class Demo:
+    """One run of the command: its plan, its results and its films."""
+
+    def __init__(self, arguments: argparse.Namespace, console: Console) -> None:
+        self.arguments = arguments
+        self.console = console
+        self.plan = plan(arguments)
+        self.out: Path = arguments.out
+        self.clips: list[Clip] = []
+        self.refusal = ""
+        self.results = Results(self.out / "results.json", header(arguments), len(self.plan))
+
+    def run(self) -> int:
+        """Runs what is planned and writes everything; whatever happens, the processes are stopped."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.arguments.resume and self.results.path.exists():
+            self.results.rows = finished_rows(self.results.path, self.plan)
+        self.results.write()
+        use_private_graph()
+        try:
+            with graph(self.arguments, self.out, self.console) as runner:
+                self._run_episodes(runner)
+        finally:
+            self._write_pictures()
+        self._report()
+        return EXIT_REFUSED if self.refusal else 0
+
+    def _run_episodes(self, runner: EpisodeRunner) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with (
+            contextlib.closing(Mp4Writer(self.out / "demo.mp4", VIDEO_FPS)) as film,
+            Progress(*columns, console=self.console, transient=True) as progress,
+        ):
+            bar = progress.add_task("episodes", total=len(self.plan), completed=len(self.results.rows))
+            for planned in self.plan[len(self.results.rows) :]:
+                progress.update(bar, description=f'"{planned.instruction}"')
+                record = len(self.clips) < self.arguments.video_episodes
+                row, clip, refusal = runner.run(planned, title(planned), record=record)
+                self.results.add(row)
+                self.refusal = refusal or self.refusal
+                progress.advance(bar)
+                self.console.print(line(row, self.results.rows), soft_wrap=True)
+                if record:
+                    self.clips.append(clip)
+                    film.add(clip)
+
+    def _write_pictures(self) -> None:
+        save_contact_sheet(self.out / "contact_sheet.png", self.clips)
+        write_gif(self.out / "demo.gif", self.clips[:4], VIDEO_FPS)
+
+    def _report(self) -> None:
+        report(self.console, self.results)
+        if self.refusal:
+            self.console.print(f"The policy refused the instruction: {self.refusal}", markup=False, soft_wrap=True)
+        names = ", ".join(sorted(path.name for path in self.out.iterdir() if path.is_file()))
+        self.console.print(f"Written to {self.out}: {names}", markup=False, soft_wrap=True)
+
+
+def plan(arguments: argparse.Namespace) -> list[PlannedEpisode]:
+    """The episodes the options ask for. Raises ConfigError for impossible ones."""
+    if arguments.instruction is not None:
+        task = parse_instruction(arguments.instruction)
+        timeout_s = TIMEOUT_S[task.kind] if task else max(TIMEOUT_S.values())
+        return [PlannedEpisode(0, scene_seed(arguments.seed, 0), arguments.instruction, timeout_s, task)]
+    kinds = [kind.strip() for kind in arguments.tasks.split(",") if kind.strip()]
+    return plan_episodes(arguments.episodes, arguments.seed, kinds, swap=arguments.swap)
+
+
+def finished_rows(path: Path, plan: Sequence[PlannedEpisode]) -> list[EpisodeRow]:
+    """The rows of an interrupted run of the same plan. Raises ConfigError when they belong to another plan."""
+    rows = read_rows(path)
+    for row, planned in zip(rows, plan, strict=False):
+        if (row.scene_seed, row.instruction) != (planned.scene_seed, planned.instruction):
+            raise ConfigError(f"{path} holds episodes of other options. Give the same options, or another --out.")
+    return rows[: len(plan)]
+
+
+def use_private_graph() -> None:
+    """Keeps the demo away from robots on the network: this machine only, and a domain of its own unless one is set."""
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 100)))
+
+
+@contextlib.contextmanager
+def graph(arguments: argparse.Namespace, out: Path, console: Console) -> Iterator[EpisodeRunner]:
+    """The running graph and a runner in it; on the way out every process is stopped."""
+    overrides = {name: getattr(arguments, name) for name in ("checkpoint", "device", "decoding", "temperature")}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    # rclpy's own handlers would end the context before the episodes are closed properly.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    processes = bringup.start_demo({**given, "seed": arguments.seed}, log_folder=out / "logs")
+    try:
+        runner = EpisodeRunner(processes.check)
+        with console.status("starting the simulated arm, the policy and the controller"):
+            runner.wait_until_ready(READY_WITHIN_S)
+        console.print(f"The graph is up on ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}.")
+        try:
+            yield runner
+        finally:
+            runner.close()
+    finally:
+        # A second Ctrl-C must not leave processes behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        processes.stop()
+        rclpy.try_shutdown()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def title(planned: PlannedEpisode) -> str:
+    """The small line under the instruction."""
+    kind = planned.task.kind if planned.task else "your sentence"
+    return f"{kind}, scene {planned.scene_seed}"
+
+
+def line(row: EpisodeRow, rows: Sequence[EpisodeRow]) -> str:
+    """One line of progress: the episode and the successes so far."""
+    color = {"success": "green", "shown": "yellow"}.get(row.outcome, "red")
+    done = sum(other.success for other in rows)
+    return (
+        f"{row.index + 1:4d}  [{color}]{row.outcome:12s}[/{color}] {row.duration_s:5.1f} s  {row.actions:3d} actions  "
+        f'"{escape(row.instruction)}"  [dim]{done}/{len(rows)}[/dim]'
+    )
+
+
+def escape(text: str) -> str:
+    """The text with square brackets made harmless for rich."""
+    return text.replace("[", "\\[")
+
+
+def report(console: Console, results: Results) -> None:
+    """Prints rates with their 95 % Wilson intervals, latency and rate of the policy."""
+    summary = summarize(results.rows)
+    table = Table(title=f"{summary['successes']} of {summary['episodes']} episodes succeeded")
+    for heading in ("task", "success", "95 % interval", "wrong object", "median time"):
+        table.add_column(heading, justify="left" if heading == "task" else "right")
+    for task, values in summary["per_task"].items():
+        seconds = values["median_duration_s"]
+        table.add_row(
+            task, *rate_cells(values["success"]), percent(values["wrong_object"]), f"{seconds} s" if seconds else "-"
+        )
+    if summary["swap"]:
+        table.add_row("both sentences of a scene", *rate_cells(summary["swap"]["both"]), "", "")
+    console.print(table)
+    latency = summary["latency_ms"]
+    if latency["count"]:
+        console.print(
+            f"policy {summary['policy_hz']} Hz, photon to command p50 {latency['p50']} ms, p95 {latency['p95']} ms "
+            f"({latency['count']} actions)"
+        )
+    else:
+        console.print("No action was applied.")
+
+
+def rate_cells(rate: dict[str, Any]) -> tuple[str, str]:
+    """Count with percentage, and interval, as table cells."""
+    low, high = rate["wilson95"]
+    return percent(rate), f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def percent(rate: dict[str, Any]) -> str:
+    """A count with its percentage."""
+    return f"{rate['count']}/{rate['of']} = {100 * rate['rate']:.1f} %"
+
+
+def header(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is the same for all episodes: command, seeds, decoding, versions."""
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
+    return {
+        "command": "openvla demo " + " ".join(sys.argv[1:]),
+        "options": options,
+        "seed": arguments.seed,
+        "decoding": {"mode": arguments.decoding or "constrained", "temperature": arguments.temperature or 0.0},
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what ran, as far as they are installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in VERSIONS_OF:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
