@@ -13,7 +13,7 @@ from openvla_core.errors import ConfigError
 from openvla_core.sim.expert import CLOSED_ON_CUBE, expert_action
 from openvla_core.sim.scene import CUBE_HALF
 from openvla_core.sim.tabletop import TOOL_DOWN, TabletopSim, sample_cube_positions
-from openvla_core.sim.tasks import ALL_TASKS, COLORS, Task
+from openvla_core.sim.tasks import ALL_TASKS, COLORS, Judge, Task
 from openvla_core.types import Pose
 
 WORKSPACE = (np.array([0.36, -0.23, 0.03]), np.array([0.66, 0.23, 0.31]))  # tool positions worth seeing, metres
@@ -24,6 +24,7 @@ TASK_SWITCH = 0.04  # share of expert steps at which the task changes
 EPISODE_STEPS = 24
 LATENCY_S = 0.06  # image to command in the running system
 PERIOD_S = 0.2  # one policy step at 5 Hz
+JUDGED_PARTS = 7  # looks the judge takes at one step
 
 
 @dataclass
@@ -107,13 +108,16 @@ def clear_of_cubes(tool: np.ndarray, opening: float, cubes: np.ndarray) -> np.nd
     return tool
 
 
-def advance(sim: TabletopSim, action: np.ndarray) -> None:
+def advance(sim: TabletopSim, action: np.ndarray, judge: Judge | None = None) -> None:
     """Executes one action as the running system does: measured at the image, applied one latency later."""
     measured = sim.tcp_pose()
     sim.step(LATENCY_S)
     sim.set_target(Pose(measured.position + action[:3], TOOL_DOWN))
     sim.set_gripper(float(action[6] > 0.5))
-    sim.step(PERIOD_S - LATENCY_S)
+    for _ in range(JUDGED_PARTS):
+        sim.step((PERIOD_S - LATENCY_S) / JUDGED_PARTS)
+        if judge is not None:
+            judge.update(sim.tcp_pose().position, sim.gripper_opening(), sim.object_positions(), sim.time_s)
 
 
 def expert_walk(sim: TabletopSim, count: int, rng: np.random.Generator) -> Iterator[Frames]:
