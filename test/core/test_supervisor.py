@@ -1,0 +1,383 @@
+"""When the arm may move: the supervisor with an arm that follows its commands exactly, on a clock of our own."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openvla_core import rotations
+from openvla_core.conventions import load_convention
+from openvla_core.errors import ConventionError
+from openvla_core.supervisor import State, Supervisor, SupervisorSettings, action_timeout_s
+from openvla_core.types import Pose
+
+CARD = load_convention(Path(__file__).parents[2] / "config/conventions/sim_tabletop.yaml")
+SETTINGS = SupervisorSettings(max_speed=0.4, max_acceleration=3.0, stop_acceleration=4.0)
+FORWARD = (0.03, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+TICK = 0.02
+HOME = Pose(np.array([0.45, 0.0, 0.30]), np.array([1.0, 0.0, 0.0, 0.0]))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    stamp_ns: int
+    sequence: int
+    actions: np.ndarray
+    frame: str = "base"
+    session_id: str = "first"
+    convention: str = "sim_tabletop"
+    rate_hz: float = 5.0
+
+
+class Bench:
+    """A supervisor, an ideal arm and one clock for both. ROS time runs 1000 s ahead of the monotonic clock."""
+
+    def __init__(self, card=CARD, limits=SETTINGS) -> None:
+        self.supervisor = Supervisor(limits, card)
+        self.now_s = 0.0
+        self.sequence = -1
+        self.arm = HOME
+        self.arm_talks = True
+        self.sent = []  # one Command or None per tick
+        self.supervisor.start()
+        self.run(0.6)
+
+    @property
+    def ros_ns(self) -> int:
+        return round((self.now_s + 1000.0) * 1e9)
+
+    def run(self, seconds: float) -> None:
+        for _ in range(round(seconds / TICK)):
+            self.now_s += TICK
+            if self.arm_talks:
+                self.supervisor.on_pose(self.arm, self.ros_ns, "panda_link0", self.now_s)
+            command = self.supervisor.tick(self.now_s)
+            self.sent.append(command)
+            if command is not None:
+                self.arm = command.safe.pose
+
+    def act(self, row=FORWARD, age_s=0.1, **changes) -> None:
+        self.sequence += 1
+        chunk = Chunk(self.ros_ns - round(age_s * 1e9), self.sequence, np.atleast_2d(np.array(row, dtype=float)))
+        self.supervisor.on_chunk(dataclasses.replace(chunk, **changes), self.ros_ns, self.now_s)
+
+    @property
+    def verdict(self):
+        return self.supervisor.verdict(self.now_s)
+
+    def travel(self, seconds: float) -> float:
+        start = self.arm.position
+        self.run(seconds)
+        return float(np.linalg.norm(self.arm.position - start))
+
+
+def test_the_first_command_is_the_measured_pose():
+    bench = Bench()
+    first = next(command for command in bench.sent if command is not None)
+    assert np.array_equal(first.safe.pose.position, HOME.position)
+    assert first.safe.gripper is None
+
+
+def test_an_action_moves_the_arm_by_its_translation():
+    bench = Bench()
+    bench.act(age_s=0.0)
+    bench.run(0.3)
+    assert np.allclose(bench.arm.position - HOME.position, [0.03, 0.0, 0.0], atol=1e-4)
+
+
+def test_a_step_starts_where_the_arm_was_when_the_image_was_taken():
+    """The arm moved on while the model was thinking; adding the step to its present pose would count that twice."""
+    bench = Bench()
+    bench.act(age_s=0.0)
+    bench.run(0.2)
+    moved_meanwhile = bench.arm.position - HOME.position
+    bench.act(age_s=0.2)
+    bench.run(0.3)
+    assert np.linalg.norm(moved_meanwhile) > 0.02
+    assert np.allclose(bench.arm.position - HOME.position, [0.03, 0.0, 0.0], atol=1e-4)
+
+
+def test_with_a_commanded_reference_steps_add_up():
+    bench = Bench(card=dataclasses.replace(CARD, reference="commanded"))
+    for _ in range(4):
+        bench.act(age_s=0.05)
+        bench.run(0.2)
+    bench.run(0.1)
+    assert np.allclose(bench.arm.position - HOME.position, [0.12, 0.0, 0.0], atol=1e-3)
+
+
+def test_each_accepted_action_is_reported_once():
+    bench = Bench()
+    for _ in range(3):
+        bench.act(age_s=0.0)
+        bench.run(0.2)
+    started = [command.started for command in bench.sent if command is not None and command.started is not None]
+    assert [action.sequence for action in started] == [0, 1, 2]
+    assert np.allclose(started[0].translation, [0.03, 0.0, 0.0])
+    assert started[0].reasons == ()
+
+
+def test_a_shortened_action_says_why():
+    bench = Bench()
+    bench.act((0.08, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0), age_s=0.0)
+    bench.run(0.1)
+    started = next(command.started for command in bench.sent if command is not None and command.started is not None)
+    assert np.isclose(np.linalg.norm(started.translation), SETTINGS.max_translation)
+    assert started.reasons and bench.supervisor.clip_rate == 1.0
+
+
+@pytest.mark.parametrize("rate_hz", [2.0, 5.0, 20.0])
+def test_silence_of_the_policy_ends_in_a_hold_after_the_time_out(rate_hz):
+    bench = Bench()
+    bench.act(age_s=0.0, rate_hz=rate_hz)
+    timeout_s = action_timeout_s(rate_hz)
+    bench.run(timeout_s - TICK)
+    assert bench.verdict.state == State.ACTIVE
+    bench.run(2 * TICK)
+    assert (bench.verdict.state, bench.verdict.code) == (State.HOLD, "ACTION_STALE")
+    bench.run(0.2)
+    assert bench.travel(1.0) == 0.0
+
+
+def test_time_out_is_one_and_a_half_periods_between_a_tenth_and_four_tenths_of_a_second():
+    assert [action_timeout_s(rate) for rate in (2.0, 5.0, 10.0, 50.0)] == pytest.approx([0.4, 0.3, 0.15, 0.1])
+
+
+def test_an_action_is_not_carried_out_beyond_the_age_of_its_image():
+    """A camera that stopped must end in a hold 0.5 s later even when the last inference took most of that."""
+    bench = Bench()
+    bench.act(age_s=0.4)
+    assert bench.verdict.state == State.ACTIVE
+    bench.run(0.12)
+    assert (bench.verdict.state, bench.verdict.code) == (State.HOLD, "OBS_STALE")
+
+
+@pytest.mark.parametrize("index", range(7))
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_latches_a_fault_and_moves_nothing(index, value):
+    bench = Bench()
+    row = list(FORWARD)
+    row[index] = value
+    bench.act(row)
+    assert (bench.verdict.state, bench.verdict.code) == (State.FAULT, "ACT_NONFINITE")
+    bench.act(FORWARD)
+    assert bench.travel(0.5) == 0.0
+    assert all(command.safe.gripper is None for command in bench.sent if command is not None)
+
+
+def test_reset_clears_a_fault_and_starts_from_the_measured_pose():
+    bench = Bench()
+    bench.act([math.nan] * 7)
+    bench.arm = dataclasses.replace(HOME, position=HOME.position + np.array([0.02, 0.01, 0.0]))
+    bench.supervisor.on_pose(bench.arm, bench.ros_ns + 1, "panda_link0", bench.now_s)
+    assert bench.supervisor.reset(bench.now_s)[0]
+    measured = bench.arm.position.copy()
+    bench.run(TICK)
+    assert np.array_equal(bench.sent[-1].safe.pose.position, measured)
+    bench.act(age_s=0.0)
+    assert bench.verdict.state == State.ACTIVE
+
+
+def test_reset_without_a_fresh_pose_is_refused():
+    bench = Bench()
+    bench.arm_talks = False
+    bench.run(0.5)
+    done, sentence = bench.supervisor.reset(bench.now_s)
+    assert not done and "pose" in sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"convention": "bridge_orig"}, "CONVENTION_MISMATCH"),
+        ({"frame": "camera"}, "FRAME_MISMATCH"),
+        ({"actions": np.zeros((1, 6))}, "ACT_SHAPE"),
+        ({"actions": np.zeros((1, 8))}, "ACT_SHAPE"),
+        ({"actions": np.zeros((0, 7))}, "ACT_SHAPE"),
+        ({"age_s": 0.6}, "OBS_STALE"),
+        ({"age_s": -1.0}, "OBS_FUTURE"),
+        ({"row": (0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)}, "ACT_TOO_LARGE"),
+    ],
+)
+def test_a_chunk_that_does_not_fit_is_refused_with_its_reason(changes, code):
+    bench = Bench()
+    bench.act(**changes)
+    assert bench.verdict.code == code
+    assert bench.verdict.state in (State.HOLD, State.FAULT)
+    assert bench.travel(0.3) == 0.0
+
+
+def test_a_good_action_after_a_refused_one_moves_the_arm():
+    bench = Bench()
+    bench.act(age_s=0.6)
+    bench.act(age_s=0.0)
+    assert bench.verdict.state == State.ACTIVE
+
+
+def test_sequence_numbers_never_go_back_within_a_session():
+    bench = Bench()
+    bench.act(sequence=5)
+    bench.run(1.0)
+    bench.act(sequence=5)
+    assert bench.verdict.code == "SEQ_BACKWARDS"
+    bench.act(sequence=0, session_id="second", age_s=0.0)
+    assert bench.verdict.state == State.ACTIVE
+    bench.run(1.0)
+    bench.act(sequence=6, session_id="first")
+    assert bench.verdict.code == "SESSION_OVER"
+
+
+def test_a_silent_robot_holds_and_is_not_taken_up_again_by_itself():
+    bench = Bench()
+    bench.act(age_s=0.0)
+    bench.arm_talks = False
+    bench.run(0.24)
+    assert (bench.verdict.state, bench.verdict.code) == (State.HOLD, "POSE_STALE")
+    bench.arm_talks = True
+    bench.run(0.04)
+    assert bench.verdict.state == State.HOLD
+
+
+@pytest.mark.parametrize("frame", ["", "world"])
+def test_a_pose_in_another_frame_does_not_count(frame):
+    supervisor = Supervisor(SETTINGS, CARD)
+    supervisor.start()
+    supervisor.on_pose(HOME, 1, frame, 0.0)
+    assert supervisor.tick(0.0) is None
+    assert supervisor.verdict(0.0).code == "POSE_STALE"
+
+
+def test_a_second_publisher_of_actions_holds_until_it_is_gone():
+    bench = Bench()
+    bench.act(age_s=0.0)
+    bench.supervisor.on_publishers(2)
+    assert bench.verdict.code == "MULTI_PUB"
+    bench.act(age_s=0.0)
+    assert bench.travel(0.3) < 1e-3
+    bench.supervisor.on_publishers(1)
+    bench.act(age_s=0.0)
+    assert bench.verdict.state == State.ACTIVE
+
+
+def test_the_emergency_stop_needs_release_reset_and_start():
+    bench = Bench()
+    bench.act(age_s=0.0)
+    bench.run(0.06)
+    bench.supervisor.on_estop(True)
+    bench.run(0.3)
+    assert bench.verdict.state == State.ESTOP
+    assert not bench.supervisor.reset(bench.now_s)[0]
+    bench.supervisor.on_estop(False)
+    assert bench.verdict.state == State.ESTOP
+    assert not bench.supervisor.start()[0]
+    assert bench.supervisor.reset(bench.now_s)[0]
+    assert bench.verdict.state == State.STANDBY
+    bench.act(age_s=0.0)
+    assert bench.travel(0.3) == 0.0
+    bench.supervisor.start()
+    bench.run(TICK)
+    bench.act(age_s=0.0)
+    assert bench.verdict.state == State.ACTIVE
+
+
+def test_stop_brakes_and_then_sends_nothing():
+    bench = Bench()
+    bench.act(age_s=0.0)
+    bench.run(0.1)
+    bench.supervisor.stop()
+    bench.run(0.4)
+    assert bench.verdict.state == State.STANDBY
+    assert bench.sent[-1] is None
+
+
+def test_pause_holds_until_start():
+    bench = Bench()
+    bench.supervisor.pause()
+    bench.act(age_s=0.0)
+    assert bench.verdict.code == "PAUSED" and bench.travel(0.3) == 0.0
+    assert bench.sent[-1] is not None
+    bench.supervisor.start()
+    bench.act(age_s=0.0)
+    assert bench.verdict.state == State.ACTIVE
+
+
+def test_the_gripper_stays_as_it_is_while_holding():
+    bench = Bench()
+    bench.act(age_s=0.0)
+    bench.run(0.1)
+    assert bench.sent[-1].safe.gripper == 1.0
+    bench.run(0.6)
+    bench.act((0, 0, 0, 0, 0, 0, 0.0), age_s=2.0)
+    bench.run(0.3)
+    assert bench.verdict.state == State.HOLD and bench.sent[-1].safe.gripper == 1.0
+    bench.act((0, 0, 0, 0, 0, 0, 0.0), age_s=0.0)
+    bench.run(0.1)
+    assert bench.sent[-1].safe.gripper == 0.0
+
+
+def test_an_arm_that_does_not_follow_ends_in_a_hold_where_it_is():
+    bench = Bench()
+    blocked = dataclasses.replace(HOME, position=HOME.position - [0.10, 0.0, 0.0])
+    for _ in range(25):
+        bench.arm = blocked
+        bench.run(TICK)
+    assert bench.verdict.code == "TRACKING"
+    assert np.allclose(bench.sent[-1].safe.pose.position, blocked.position)
+
+
+def test_a_card_for_another_tool_link_is_refused():
+    with pytest.raises(ConventionError, match="panda_hand_tcp"):
+        Supervisor(SETTINGS, dataclasses.replace(CARD, tool_link="ee_gripper_link"))
+
+
+def test_only_as_many_steps_of_a_chunk_are_carried_out_as_allowed():
+    rows = np.array([FORWARD] * 4)
+    for steps, distance in ((1, 0.03), (3, 0.09)):
+        bench = Bench(limits=dataclasses.replace(SETTINGS, max_steps=steps))
+        bench.act(rows, age_s=0.0)
+        bench.run(1.5)
+        assert np.linalg.norm(bench.arm.position - HOME.position) == pytest.approx(distance, abs=1e-4)
+
+
+numbers = st.one_of(st.floats(-0.06, 0.06), st.floats(allow_nan=True, allow_infinity=True))
+events = st.one_of(
+    st.tuples(st.just("act"), st.lists(numbers, min_size=7, max_size=7), st.floats(-0.2, 0.7)),
+    st.tuples(st.just("wait"), st.integers(1, 20)),
+    st.tuples(st.sampled_from(["start", "stop", "pause", "press", "release", "silence", "talk", "reset"])),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(events, max_size=25))
+def test_in_any_order_of_events_the_arm_moves_only_while_active_and_never_too_fast(script):
+    bench = Bench()
+    orders = {
+        "start": bench.supervisor.start,
+        "stop": bench.supervisor.stop,
+        "pause": bench.supervisor.pause,
+        "press": lambda: bench.supervisor.on_estop(True),
+        "release": lambda: bench.supervisor.on_estop(False),
+        "reset": lambda: bench.supervisor.reset(bench.now_s),
+        "silence": lambda: setattr(bench, "arm_talks", False),
+        "talk": lambda: setattr(bench, "arm_talks", True),
+    }
+    speed = 0.0
+    for name, *arguments in script:
+        if name == "act":
+            bench.act(arguments[0], age_s=arguments[1])
+            continue
+        if name != "wait":
+            orders[name]()
+        for _ in range(arguments[0] if arguments else 1):
+            travelled = bench.travel(TICK)
+            assert travelled <= SETTINGS.max_speed * TICK + 1e-9
+            if bench.verdict.state != State.ACTIVE:
+                assert travelled <= speed * TICK + 1e-9, "faster although not active"
+            speed = travelled / TICK
+            assert abs(np.linalg.norm(bench.arm.quaternion) - 1.0) < 1e-9
+            assert np.linalg.norm(rotations.rotation_between(HOME.quaternion, bench.arm.quaternion)) <= np.pi
