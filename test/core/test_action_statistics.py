@@ -1,0 +1,79 @@
+"""Units: scaling there and back, and clear refusals."""
+
+import numpy as np
+import pytest
+
+from openvla_core.action_statistics import ActionStatistics, choose_unnorm_key, compute_statistics, statistics_of
+from openvla_core.errors import ActionError, StatisticsError
+
+VALID = {"q01": [-1.0, -2.0, 0.0], "q99": [1.0, 4.0, 1.0], "mask": [True, True, False]}
+
+
+def test_normalizing_undoes_unnormalizing():
+    statistics = ActionStatistics.from_dict(VALID)
+    values = np.random.default_rng(0).uniform(-1, 1, (50, 3))
+    np.testing.assert_allclose(statistics.normalize(statistics.unnormalize(values)), values, atol=1e-7)
+
+
+def test_masked_off_dimensions_keep_their_value():
+    assert ActionStatistics.from_dict(VALID).unnormalize(np.array([0.0, 0.0, 0.3])).tolist() == [0.0, 1.0, 0.3]
+
+
+def test_without_a_mask_everything_is_scaled():
+    statistics = ActionStatistics.from_dict({key: VALID[key] for key in ("q01", "q99")})
+    assert statistics.unnormalize(np.zeros(3)).tolist() == [0.0, 1.0, 0.5]
+
+
+def test_a_dimension_that_never_moves_is_zero_for_training():
+    actions = np.array([[0.1, 2.0, 0.0], [0.3, 2.0, 1.0]])
+    statistics = ActionStatistics.from_dict(compute_statistics(actions))
+    assert statistics.normalize(actions)[:, 1].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"q01": None},
+        {"q01": [0.0]},
+        {"q01": [float("nan")] * 3},
+        {"q99": [float("inf")] * 3},
+        {"q01": [2.0, 0.0, 0.0]},
+        {"mask": [True]},
+        {"mask": [1, 1, 0]},
+        {"q01": ["a", "b", "c"]},
+    ],
+)
+def test_unusable_statistics_are_refused(change):
+    with pytest.raises(StatisticsError, match="'toy'"):
+        ActionStatistics.from_dict({**VALID, **change}, "toy")
+
+
+def test_an_action_of_another_length_is_refused():
+    with pytest.raises(ActionError, match=r"\(7,\)"):
+        ActionStatistics.from_dict(VALID).unnormalize(np.zeros(7))
+
+
+def test_an_unknown_key_lists_the_choices_nearest_first():
+    statistics = {"toto": {}, "bridge_orig": {}, "viola": {}}
+    with pytest.raises(StatisticsError, match="It has: bridge_orig, ") as caught:
+        choose_unnorm_key(statistics, "bridge")
+    assert all(key in str(caught.value) for key in statistics)
+
+
+def test_a_missing_key_is_an_error_only_where_there_is_a_choice():
+    assert choose_unnorm_key({"only": {}}, None) == "only"
+    with pytest.raises(StatisticsError, match="a, b"):
+        choose_unnorm_key({"b": {}, "a": {}}, None)
+    with pytest.raises(StatisticsError, match="dataset_statistics.json"):
+        choose_unnorm_key({}, None)
+
+
+def test_statistics_without_an_action_part_are_refused():
+    with pytest.raises(StatisticsError, match="'toy'"):
+        statistics_of({"toy": {"proprio": {}}}, "toy")
+
+
+@pytest.mark.parametrize("actions", [np.zeros((0, 7)), np.zeros(7), np.full((2, 7), np.nan)])
+def test_statistics_of_unusable_actions_are_refused(actions):
+    with pytest.raises(StatisticsError, match="finite actions"):
+        compute_statistics(actions)
