@@ -49,7 +49,7 @@ def error_code(error: errors.OpenVLAError) -> str:
 
 
 def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
-    """Runs one node until Ctrl-C, SIGTERM or its `exit_code` becomes non-zero; returns the process exit code.
+    """Runs one node until Ctrl-C, SIGTERM, its `done` or a non-zero `exit_code`; returns the process exit code.
 
     A node may offer `close()` to stop its threads before it is destroyed.
     """
@@ -62,7 +62,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         # An idle spin() can lose SIGTERM; coming back every 0.1 s cannot.
-        while rclpy.ok() and not getattr(node, "exit_code", 0):
+        while rclpy.ok() and not getattr(node, "exit_code", 0) and not getattr(node, "done", False):
             executor.spin_once(timeout_sec=0.1)
         exit_code = getattr(node, "exit_code", 0)
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -70,6 +70,10 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
     except errors.OpenVLAError as error:
         rclpy.logging.get_logger("openvla").fatal(str(error))
         exit_code = EXIT_CONFIG
+    except Exception:
+        # SIGTERM ends the context at once, also in the middle of a callback that is about to publish.
+        if rclpy.ok():
+            raise
     finally:
         # Ctrl-C reaches the process group and the launcher relays it: the second one must not land in the clean-up.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
