@@ -1,12 +1,12 @@
 """Trains the tiny OpenVLA for the simulated arm: python training/train_tiny_sim.py --out DIR [--recipe FILE]."""
 
 import argparse
-import os
 from pathlib import Path
 
 import yaml
 
 from openvla_core.config import settings_from_mapping
+from openvla_core.sim.rendering import prepare_headless
 
 RECIPE = Path(__file__).parent / "recipes" / "tiny_sim.yaml"
 
@@ -16,8 +16,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoint to write")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="YAML file with settings of the run")
     arguments = parser.parse_args()
-    # MuJoCo decides how to render when it is imported, so this comes first.
-    os.environ.setdefault("MUJOCO_GL", "egl")
+    prepare_headless()  # MuJoCo decides how to render when it is imported, so this comes first.
     from openvla_core.training.tiny_sim import TinySimRecipe, TinySimTraining
 
     values = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8")) or {}
