@@ -74,6 +74,10 @@ class ActionConvention:
         """The opening in [0, 1] above which the gripper is to be open."""
         return self.gripper.opening(self.gripper.threshold)
 
+    def size(self, row: np.ndarray) -> tuple[float, float]:
+        """How far a row (7,) asks to go: metres and radians, before anything wraps at a full turn."""
+        return self.translation_scale * math.hypot(*row[:3]), self.rotation_scale * math.hypot(*row[3:6])
+
     def action(self, row: np.ndarray, reference: Pose) -> Action:
         """One row of a chunk (7,) as a step in base axes.
 

@@ -113,7 +113,7 @@ class SafetyLimiter:
         """The goal of one action: its step shortened, direction kept, then moved into the workspace box.
 
         Args:
-            action: finite; `refusal` says whether it is fit to be limited at all.
+            action: finite and not so large that `refusal` has a reason against it.
             reference: the pose the step starts from, base frame.
 
         Returns:
@@ -185,18 +185,12 @@ class SafetyLimiter:
         return np.minimum(self._low, self.pose.position), np.maximum(self._high, self.pose.position)
 
 
-def refusal(action: Action, settings: SafetySettings) -> tuple[str, str] | None:
-    """Why an action must not be followed at all, as (code, sentence); None when limiting it is enough."""
-    numbers = np.concatenate([action.translation, action.rotation, [action.gripper]])
-    if not np.isfinite(numbers).all():
-        return "ACT_NONFINITE", "the action holds NaN or infinity"
-    for value, longest, unit in (
-        (action.translation, settings.max_translation, "m"),
-        (action.rotation, settings.max_rotation, "rad"),
-    ):
-        if _norm(value) > ABSURD * longest:
+def refusal(metres: float, radians: float, settings: SafetySettings) -> tuple[str, str] | None:
+    """Why a step of this size must not be followed at all, as (code, sentence); None when shortening it is enough."""
+    for size, longest, unit in ((metres, settings.max_translation, "m"), (radians, settings.max_rotation, "rad")):
+        if not size <= ABSURD * longest:
             return "ACT_TOO_LARGE", (
-                f"the action asks for {_norm(value):.3g} {unit} in one step, more than {ABSURD:g} times the limit of "
+                f"the action asks for {size:.3g} {unit} in one step, more than {ABSURD:g} times the limit of "
                 f"{longest:g} {unit}; check the units of the convention card"
             )
     return None

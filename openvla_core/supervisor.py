@@ -223,11 +223,11 @@ class Supervisor:
         clipped: tuple[str, ...] = ()
         start = reference
         for row in rows:
-            action = self.convention.action(row, start)
-            problem = safety.refusal(action, self.settings)
+            problem = safety.refusal(*self.convention.size(row), self.settings)
             if problem:
                 self._latch(problem[0], f"Action {chunk.sequence} refused: {problem[1]}.")
                 return
+            action = self.convention.action(row, start)
             pose, reasons = self._limiter.limit(action, start)
             goals.append(Goal(pose, action.gripper))
             clipped = clipped or reasons

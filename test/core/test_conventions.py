@@ -101,6 +101,11 @@ def test_scales_turn_the_numbers_into_metres_and_radians():
     assert np.allclose(action.rotation, [0, 0, -0.5])
 
 
+def test_a_full_turn_counts_as_a_full_turn_although_it_ends_where_it_began():
+    row = np.array([0.3, 0.0, 0.4, 2 * np.pi, 0.0, 0.0, 1.0])
+    assert changed(translation_scale=0.1).size(row) == pytest.approx((0.05, 2 * np.pi))
+
+
 def test_a_step_in_tool_axes_equals_the_same_step_turned_into_base_axes():
     row = np.array([0.01, -0.02, 0.03, 0.1, 0.2, -0.1, 1.0])
     action = changed(composition="tool_axes").action(row, TURNED)

@@ -191,18 +191,11 @@ def test_a_goal_beyond_the_box_is_moved_to_its_wall_and_says_so():
     assert any("box" in reason for reason in reasons)
 
 
-@given(st.integers(0, 6), st.sampled_from([math.nan, math.inf, -math.inf]))
-def test_one_number_that_is_not_finite_refuses_the_whole_action(index, value):
-    numbers = np.zeros(7)
-    numbers[index] = value
-    problem = safety.refusal(Action(numbers[:3], numbers[3:6], numbers[6]), LIMITS)
-    assert problem is not None and problem[0] == "ACT_NONFINITE"
-
-
-@given(st.one_of(st.floats(0.21, 1e308), st.just(1.7e308)))
+@given(st.one_of(st.floats(0.2001, math.inf), st.just(math.nan)))
 def test_a_step_far_beyond_the_limit_is_a_wrong_unit_and_refused(size):
-    problem = safety.refusal(Action(np.array([0.0, size, 0.0]), np.zeros(3), 0.0), LIMITS)
+    problem = safety.refusal(size, 0.0, LIMITS)
     assert problem is not None and problem[0] == "ACT_TOO_LARGE"
+    assert safety.refusal(0.0, 5 * size, LIMITS) is not None
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,8 @@ def test_reset_without_a_fresh_pose_is_refused():
         ({"age_s": 0.6}, "OBS_STALE"),
         ({"age_s": -1.0}, "OBS_FUTURE"),
         ({"row": (0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)}, "ACT_TOO_LARGE"),
+        ({"row": (0.0, 0.0, 0.0, 0.0, 6.29, 0.0, 1.0)}, "ACT_TOO_LARGE"),
+        ({"row": (0.0, 1e308, 1e308, 1e308, 1e308, 1e308, 1.0)}, "ACT_TOO_LARGE"),
     ],
 )
 def test_a_chunk_that_does_not_fit_is_refused_with_its_reason(changes, code):
@@ -381,3 +383,28 @@ def test_in_any_order_of_events_the_arm_moves_only_while_active_and_never_too_fa
             speed = travelled / TICK
             assert abs(np.linalg.norm(bench.arm.quaternion) - 1.0) < 1e-9
             assert np.linalg.norm(rotations.rotation_between(HOME.quaternion, bench.arm.quaternion)) <= np.pi
+
+
+def test_an_image_from_before_the_first_known_pose_is_refused():
+    """Guessing where the arm was would move it by the wrong amount."""
+    supervisor = Supervisor(SETTINGS, CARD)
+    supervisor.start()
+    supervisor.on_pose(HOME, 10**9, "panda_link0", 0.0)
+    supervisor.tick(0.0)
+    supervisor.on_chunk(Chunk(10**9 - 10**8, 0, np.array([FORWARD])), 10**9, 0.0)
+    assert supervisor.verdict(0.0).code == "POSE_UNKNOWN"
+
+
+def test_a_message_without_the_form_of_a_chunk_is_refused():
+    bench = Bench()
+    bench.supervisor.on_malformed("action chunk 3 has 8 numbers for steps of 7.")
+    assert bench.verdict.code == "ACT_SHAPE" and "8 numbers" in bench.verdict.sentence
+
+
+def test_a_commanded_reference_never_runs_far_ahead_of_the_arm():
+    """Goals of 0.05 m at 20 Hz ask for 1 m/s; the arm does 0.4 and must stop soon after the policy does."""
+    bench = Bench(card=dataclasses.replace(CARD, reference="commanded"))
+    for _ in range(10):
+        bench.act((0.05, 0, 0, 0, 0, 0, 1.0), age_s=0.05, rate_hz=20.0)
+        bench.run(0.06)
+    assert bench.travel(1.0) <= 2 * SETTINGS.max_translation
