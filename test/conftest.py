@@ -48,8 +48,9 @@ def word_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from openvla_core.image_processor import preprocessor_config
     from openvla_core.model import OpenVLA, OpenVLAConfig
 
-    words = "in : what action should the robot take to pick up red blue cube ? out".split()
-    vocabulary = {word: i for i, word in enumerate(["<unk>", "<s>", "</s>", "▁", *words])}
+    words = {"in", ":", "what", "action", "should", "the", "robot", "take", "to", "?", "out"}
+    words |= {"pick", "up", "red", "blue", "cube"}
+    vocabulary = {word: i for i, word in enumerate(["<unk>", "<s>", "</s>", "▁", *sorted(words)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation()])

@@ -64,7 +64,7 @@ def test_a_missing_key_is_an_error_only_where_there_is_a_choice():
     assert choose_unnorm_key({"only": {}}, None) == "only"
     with pytest.raises(StatisticsError, match="a, b"):
         choose_unnorm_key({"b": {}, "a": {}}, None)
-    with pytest.raises(StatisticsError, match="dataset_statistics.json"):
+    with pytest.raises(StatisticsError, match=r"dataset_statistics\.json"):
         choose_unnorm_key({}, None)
 
 

@@ -34,7 +34,13 @@ def resave(directory, target, **options):
     """Loads a checkpoint and saves it again."""
     loaded = load_checkpoint(directory)
     return save_checkpoint(
-        target, loaded.model, loaded.config_json, loaded.tokenizer, loaded.statistics, loaded.preprocessor_config, **options
+        target,
+        loaded.model,
+        loaded.config_json,
+        loaded.tokenizer,
+        loaded.statistics,
+        loaded.preprocessor_config,
+        **options,
     )
 
 
@@ -92,9 +98,7 @@ def test_remote_code_is_ignored_with_one_line(directory, caplog):
     assert len([r for r in caplog.records if "auto_map" in r.getMessage()]) == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"]
-)
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"])
 def test_a_missing_or_damaged_file_is_named(directory, name):
     path = directory / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -227,6 +231,4 @@ def test_a_state_dict_that_could_not_be_loaded_is_not_saved(word_checkpoint, tmp
     loaded = load_checkpoint(word_checkpoint)
     state = {f"module.{name}": tensor for name, tensor in loaded.model.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"module\."):
-        save_checkpoint(
-            tmp_path / "out", state, loaded.config_json, loaded.tokenizer, {}, loaded.preprocessor_config
-        )
+        save_checkpoint(tmp_path / "out", state, loaded.config_json, loaded.tokenizer, {}, loaded.preprocessor_config)
