@@ -6,10 +6,11 @@ import hashlib
 import os
 import platform
 import random
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,20 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from openvla_core.errors import ConfigError, OpenVLAError
 from openvla_core.evaluation.contact_sheet import save_contact_sheet
 from openvla_core.evaluation.episodes import TIMEOUT_S, PlannedEpisode, plan_episodes, scene_seed
-from openvla_core.evaluation.results import EpisodeRow, Results, read_rows, summarize
+from openvla_core.evaluation.report import escape, print_report, row_line
+from openvla_core.evaluation.results import EpisodeRow, Results, read_rows
 from openvla_core.evaluation.video import Clip, Mp4Writer, write_gif
 from openvla_core.sim.tasks import TASK_KINDS, parse_instruction
+from openvla_core.training.versions import library_versions
 from openvla_ros import bringup
 from openvla_ros.episode_runner import VIDEO_FPS, EpisodeRunner
 
-VERSIONS_OF = ("openvla-ros", "torch", "transformers", "numpy", "mujoco", "ros-jazzy-rclpy")
-READY_WITHIN_S = 120.0
+GIF_EPISODES = 4
+READY_WITHIN_S = 240.0
 EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -59,11 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the demo. Returns 0, 1 when something broke, 2 when the instruction was refused, 130 after Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     arguments = build_parser().parse_args(argv)
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return Demo(arguments, console).run()
+        return Demo(arguments, argv, console).run()
     except OpenVLAError as error:
         console.print(f"[red]{type(error).__name__}[/red]: {error}", markup=True, soft_wrap=True)
         return EXIT_FAILED
@@ -79,24 +82,24 @@ def _interrupt(signum: int, frame: object) -> None:
 class Demo:
     """One run of the command: its plan, its results and its films."""
 
-    def __init__(self, arguments: argparse.Namespace, console: Console) -> None:
+    def __init__(self, arguments: argparse.Namespace, argv: Sequence[str], console: Console) -> None:
         self.arguments = arguments
         self.console = console
         self.plan = plan(arguments)
         self.out: Path = arguments.out
         self.clips: list[Clip] = []
         self.refusal = ""
-        self.results = Results(self.out / "results.json", header(arguments), len(self.plan))
+        self.results = Results(self.out / "results.json", header(arguments, argv), len(self.plan))
 
     def run(self) -> int:
         """Runs what is planned and writes everything; whatever happens, the processes are stopped."""
         self.out.mkdir(parents=True, exist_ok=True)
         if self.arguments.resume and self.results.path.exists():
             self.results.rows = finished_rows(self.results.path, self.plan)
-        self.results.write()
         use_private_graph()
         try:
             with graph(self.arguments, self.out, self.console) as runner:
+                self.results.header |= policy_facts(runner)
                 self._run_episodes(runner)
         finally:
             self._write_pictures()
@@ -111,27 +114,46 @@ class Demo:
         ):
             bar = progress.add_task("episodes", total=len(self.plan), completed=len(self.results.rows))
             for planned in self.plan[len(self.results.rows) :]:
-                progress.update(bar, description=f'"{planned.instruction}"')
+                progress.update(bar, description=escape(f'"{planned.instruction}"'))
                 record = len(self.clips) < self.arguments.video_episodes
                 row, clip, refusal = runner.run(planned, title(planned), record=record)
                 self.results.add(row)
                 self.refusal = refusal or self.refusal
                 progress.advance(bar)
-                self.console.print(line(row, self.results.rows), soft_wrap=True)
+                self.console.print(row_line(row, self.results.rows), soft_wrap=True)
                 if record:
                     self.clips.append(clip)
                     film.add(clip)
 
     def _write_pictures(self) -> None:
-        save_contact_sheet(self.out / "contact_sheet.png", self.clips)
-        write_gif(self.out / "demo.gif", self.clips[:4], VIDEO_FPS)
+        if self.clips:
+            save_contact_sheet(self.out / "contact_sheet.png", self.clips)
+            write_gif(self.out / "demo.gif", self.clips[:GIF_EPISODES], VIDEO_FPS)
 
     def _report(self) -> None:
-        report(self.console, self.results)
+        print_report(self.console, self.results.rows)
         if self.refusal:
             self.console.print(f"The policy refused the instruction: {self.refusal}", markup=False, soft_wrap=True)
         names = ", ".join(sorted(path.name for path in self.out.iterdir() if path.is_file()))
         self.console.print(f"Written to {self.out}: {names}", markup=False, soft_wrap=True)
+
+
+def policy_facts(runner: EpisodeRunner) -> dict[str, Any]:
+    """How the running policy was set up, as the node itself says, and which weights it has."""
+    names = ("checkpoint", "decoding", "temperature", "seed", "device", "dtype")
+    facts = runner.policy_parameters(names)
+    folder = Path(facts.pop("checkpoint"))
+    weights = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
+    return {"decoding": facts, "checkpoint": {"name": folder.name, "sha256": weights}}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def plan(arguments: argparse.Namespace) -> list[PlannedEpisode]:
@@ -190,77 +212,12 @@ def title(planned: PlannedEpisode) -> str:
     return f"{kind}, scene {planned.scene_seed}"
 
 
-def line(row: EpisodeRow, rows: Sequence[EpisodeRow]) -> str:
-    """One line of progress: the episode and the successes so far."""
-    color = {"success": "green", "shown": "yellow"}.get(row.outcome, "red")
-    done = sum(other.success for other in rows)
-    return (
-        f"{row.index + 1:4d}  [{color}]{row.outcome:12s}[/{color}] {row.duration_s:5.1f} s  {row.actions:3d} actions  "
-        f'"{escape(row.instruction)}"  [dim]{done}/{len(rows)}[/dim]'
-    )
-
-
-def escape(text: str) -> str:
-    """The text with square brackets made harmless for rich."""
-    return text.replace("[", "\\[")
-
-
-def report(console: Console, results: Results) -> None:
-    """Prints rates with their 95 % Wilson intervals, latency and rate of the policy."""
-    summary = summarize(results.rows)
-    table = Table(title=f"{summary['successes']} of {summary['episodes']} episodes succeeded")
-    for heading in ("task", "success", "95 % interval", "wrong object", "median time"):
-        table.add_column(heading, justify="left" if heading == "task" else "right")
-    for task, values in summary["per_task"].items():
-        seconds = values["median_duration_s"]
-        table.add_row(
-            task, *rate_cells(values["success"]), percent(values["wrong_object"]), f"{seconds} s" if seconds else "-"
-        )
-    if summary["swap"]:
-        table.add_row("both sentences of a scene", *rate_cells(summary["swap"]["both"]), "", "")
-    console.print(table)
-    latency = summary["latency_ms"]
-    if latency["count"]:
-        console.print(
-            f"policy {summary['policy_hz']} Hz, photon to command p50 {latency['p50']} ms, p95 {latency['p95']} ms "
-            f"({latency['count']} actions)"
-        )
-    else:
-        console.print("No action was applied.")
-
-
-def rate_cells(rate: dict[str, Any]) -> tuple[str, str]:
-    """Count with percentage, and interval, as table cells."""
-    low, high = rate["wilson95"]
-    return percent(rate), f"{100 * low:.1f} to {100 * high:.1f} %"
-
-
-def percent(rate: dict[str, Any]) -> str:
-    """A count with its percentage."""
-    return f"{rate['count']}/{rate['of']} = {100 * rate['rate']:.1f} %"
-
-
-def header(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What is the same for all episodes: command, seeds, decoding, versions."""
+def header(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
+    """What is the same for all episodes: command, options, seed and versions."""
     options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
     return {
-        "command": "openvla demo " + " ".join(sys.argv[1:]),
+        "command": shlex.join(["openvla", "demo", *argv]),
         "options": options,
         "seed": arguments.seed,
-        "decoding": {"mode": arguments.decoding or "constrained", "temperature": arguments.temperature or 0.0},
-        "versions": versions(),
+        "versions": {**library_versions(), "rclpy": version("rclpy"), "platform": platform.platform()},
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what ran, as far as they are installed."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in VERSIONS_OF:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,42 +6,26 @@ It only talks to topics and services, as any other client would; the ground trut
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.parameter import Parameter
 
-from openvla_core.errors import OpenVLAError
 from openvla_core.evaluation.episodes import PlannedEpisode
-from openvla_core.evaluation.results import EpisodeRow
+from openvla_core.evaluation.results import FREE, EpisodeRow
 from openvla_core.evaluation.video import Clip, at_even_times
 from openvla_core.sim.tasks import Judge, is_reached
 from openvla_ros import conversions, topics
-from openvla_ros.conversions import Applied, Chunk, Scene, StatusReport
+from openvla_ros.conversions import Applied, Chunk
+from openvla_ros.graph_client import GraphClient, GraphError, of
 from openvla_ros.topics import State
 
 VIDEO_FPS = 8.0
 REFUSED = "INSTRUCTION_REFUSED"
 
 
-class GraphError(OpenVLAError):
-    """A process of the graph ended, did not get ready or does not answer."""
-
-
-class EpisodeRunner:
-    """A node that plays the person at the robot. `check` is called while waiting and raises when a process has died."""
+class EpisodeRunner(GraphClient):
+    """Plays the person at the robot, one episode after the other, and keeps what the graph says meanwhile."""
 
     def __init__(self, check: Callable[[], None]) -> None:
-        self._check = check
-        self.node = Node("demo")
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self.node)
-        self.scene: Scene | None = None
-        self.policy: StatusReport | None = None
-        self.controller: StatusReport | None = None
         self._camera: np.ndarray | None = None
         self._chunks: list[tuple[float, Chunk]] = []
         self._applied: list[Applied] = []
@@ -50,39 +34,21 @@ class EpisodeRunner:
         self._judge: Judge | None = None
         self._start_ns = 0
         self._overview_subscription = None
-        self._subscribe()
-        self._instruction = self.node.create_publisher(topics.String, topics.INSTRUCTION, topics.COMMAND)
-        client = self.node.create_client
-        self._stop = client(topics.Trigger, of("policy_node", topics.STOP))
-        self._stop_controller = client(topics.Trigger, of("controller_node", topics.STOP))
-        self._reset_controller = client(topics.Trigger, of("controller_node", topics.RESET))
-        self._start_controller = client(topics.Trigger, of("controller_node", topics.START))
-        self._reset_scene = client(topics.Trigger, of("sim_node", topics.RESET))
-        self._set_parameters = client(topics.SetParameters, "sim_node/set_parameters")
-
-    def _subscribe(self) -> None:
+        super().__init__(check)
         subscribe = self.node.create_subscription
-        subscribe(topics.SceneState, of("sim_node", topics.SCENE_STATE), self._on_scene, topics.RECORD)
-        subscribe(topics.Status, of("policy_node", topics.STATUS), self._on_policy_status, topics.LATCHED)
-        subscribe(topics.Status, of("controller_node", topics.STATUS), self._on_controller_status, topics.LATCHED)
         subscribe(topics.ActionChunk, topics.POLICY_ACTION_CHUNK, self._on_chunk, topics.COMMAND)
         subscribe(topics.AppliedAction, of("controller_node", topics.APPLIED_ACTION), self._on_applied, topics.RECORD)
-        subscribe(topics.Image, topics.CAMERA_IMAGE, self._on_camera, topics.SENSOR)
 
     # -- what the graph says --------------------------------------------------------------------------------------
 
-    def _on_scene(self, message: topics.SceneState) -> None:
-        self.scene = conversions.to_scene(message)
+    def on_scene(self, message: topics.SceneState) -> None:
+        """Keeps the newest ground truth and shows it to the judge."""
+        super().on_scene(message)
+        assert self.scene is not None
         self._tools.append(self.scene.tcp.position)
         if self._judge is not None and self.scene.stamp_ns >= self._start_ns:
             scene = self.scene
             self._judge.update(scene.tcp.position, scene.gripper_opening, scene.objects, scene.stamp_ns * 1e-9)
-
-    def _on_policy_status(self, message: topics.Status) -> None:
-        self.policy = conversions.to_status(message)
-
-    def _on_controller_status(self, message: topics.Status) -> None:
-        self.controller = conversions.to_status(message)
 
     def _on_chunk(self, message: topics.ActionChunk) -> None:
         self._chunks.append((time.monotonic(), conversions.to_chunk(message)))
@@ -90,7 +56,9 @@ class EpisodeRunner:
     def _on_applied(self, message: topics.AppliedAction) -> None:
         self._applied.append(conversions.to_applied(message))
 
-    def _on_camera(self, message: topics.Image) -> None:
+    def on_camera(self, message: topics.Image) -> None:
+        """Keeps the policy's newest frame."""
+        super().on_camera(message)
         self._camera = conversions.to_rgb(message)
 
     def _on_overview(self, message: topics.Image) -> None:
@@ -98,97 +66,25 @@ class EpisodeRunner:
             stamp_s = conversions.stamp_ns(message) * 1e-9
             self._films.append((stamp_s, conversions.to_rgb(message), self._camera))
 
-    # -- waiting and asking ---------------------------------------------------------------------------------------
-
-    def spin_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Handles messages until the condition holds; False after timeout_s seconds without it."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            if time.monotonic() > deadline:
-                return False
-            self._check()
-            self._executor.spin_once(timeout_sec=0.05)
-        return True
-
-    def require(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Like spin_until, but raises GraphError naming what was missing and what the nodes last said."""
-        if not self.spin_until(condition, timeout_s):
-            raise GraphError(f"{what}: not within {timeout_s:.0f} s. {self._last_words()}")
-
-    def _last_words(self) -> str:
-        said = [
-            f"{name} says {report.state.name} {report.code}: {report.sentence}" if report else f"{name} says nothing"
-            for name, report in (("policy_node", self.policy), ("controller_node", self.controller))
-        ]
-        return " ".join(said) + ("" if self.scene else " sim_node publishes no scene.")
-
-    def _call(self, client: rclpy.client.Client, request: Any, timeout_s: float = 20.0) -> Any:
-        self.require(client.service_is_ready, timeout_s, f"service {client.srv_name}")
-        future = client.call_async(request)
-        self.require(future.done, timeout_s, f"answer of {client.srv_name}")
-        return future.result()
-
-    def _trigger(self, client: rclpy.client.Client) -> None:
-        success, sentence = conversions.replied(self._call(client, topics.Trigger.Request()))
-        if not success:
-            raise GraphError(f"{client.srv_name} answered: {sentence}")
-
-    def set_sim_parameters(self, **values: bool | int | float | str) -> None:
-        """Sets parameters of sim_node; raises GraphError when it refuses one."""
-        parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
-        response = self._call(self._set_parameters, topics.SetParameters.Request(parameters=parameters))
-        for result in response.results:
-            if not result.successful:
-                raise GraphError(f"sim_node refused {values}: {result.reason}")
-
-    def wait_until_ready(self, timeout_s: float) -> None:
-        """Returns once every process of the graph is up: state known, frames flowing, the instruction has a reader."""
-
-        def ready() -> bool:
-            for name, report in (("policy_node", self.policy), ("controller_node", self.controller)):
-                if report is not None and report.state == State.FAULT:
-                    raise GraphError(f"{name} did not start: {report.code}: {report.sentence}")
-            return (
-                self.scene is not None
-                and self._camera is not None
-                and all(report is not None and report.code != "STARTING" for report in (self.policy, self.controller))
-                and self._instruction.get_subscription_count() > 0
-                and self.node.count_subscribers(topics.TARGET_POSE) > 0
-                and self.node.count_subscribers(topics.POLICY_ACTION_CHUNK) > 1
-                and all(client.service_is_ready() for client in self._clients())
-            )
-
-        self.require(ready, timeout_s, "The nodes did not get ready")
-
-    def _clients(self) -> tuple:
-        return (
-            self._stop,
-            self._stop_controller,
-            self._reset_controller,
-            self._start_controller,
-            self._reset_scene,
-            self._set_parameters,
-        )
-
     # -- episodes -------------------------------------------------------------------------------------------------
 
     def prepare(self, scene_seed: int) -> None:
         """Stops the policy, lays out the scene and lets the controller hold the arm where it now is."""
         self._judge = None
         # A stopped controller sends nothing: otherwise its last target would pull the arm out of the new scene.
-        self._trigger(self._stop)
-        self._trigger(self._stop_controller)
+        self.trigger(self.stop_policy)
+        self.trigger(self.stop_controller)
         self.require(lambda: self._is_controller("STOPPED") and self._stands_still(), 20.0, "arm at rest")
         self.set_sim_parameters(scene_seed=scene_seed)
-        self._trigger(self._reset_scene)
+        self.trigger(self.reset_scene)
         reset_ns = self.now_ns()
         self.require(
             lambda: self.scene is not None and self.scene.seed == scene_seed and self.scene.stamp_ns >= reset_ns,
             20.0,
             f"scene {scene_seed}",
         )
-        self._trigger(self._reset_controller)
-        self._trigger(self._start_controller)
+        self.trigger(self.reset_controller)
+        self.trigger(self.start_controller)
         self.require(lambda: self._is_controller("WAITING"), 20.0, "controller waiting for actions")
 
     def _is_controller(self, code: str) -> bool:
@@ -198,14 +94,6 @@ class EpisodeRunner:
         """True when the tool has moved less than a millimetre between each two of the last five scenes (0.2 s)."""
         steps = np.linalg.norm(np.diff(np.array(self._tools), axis=0), axis=1) if len(self._tools) == 5 else [1.0]
         return bool(np.max(steps) < 0.001)
-
-    def now_ns(self) -> int:
-        """The ROS time in nanoseconds."""
-        return self.node.get_clock().now().nanoseconds
-
-    def instruct(self, sentence: str) -> None:
-        """Publishes the instruction, as `ros2 topic pub` would."""
-        self._instruction.publish(conversions.text_message(sentence))
 
     def film(self, on: bool) -> None:
         """Subscribes to the overview camera, which renders only for subscribers, or lets go of it."""
@@ -261,7 +149,7 @@ class EpisodeRunner:
         return EpisodeRow(
             index=planned.index,
             scene_seed=planned.scene_seed,
-            task=task.kind if task else "free",
+            task=task.kind if task else FREE,
             color=task.color if task else "",
             instruction=planned.instruction,
             outcome="refused" if self._is_refused() else outcome,
@@ -290,13 +178,3 @@ class EpisodeRunner:
         success = None if row.outcome in ("shown", "refused") else row.success
         text = {"success": f"success, {row.duration_s:.1f} s", "shown": "not judged"}.get(row.outcome, row.outcome)
         return Clip(planned.instruction, title, frames, text, success)
-
-    def close(self) -> None:
-        """Leaves the graph."""
-        self._executor.shutdown()
-        self.node.destroy_node()
-
-
-def of(node: str, name: str) -> str:
-    """The name a node's own `~/` topic or service has for others."""
-    return name.replace("~", node, 1)

@@ -11,8 +11,9 @@ from typing import Any
 from openvla_core.errors import ConfigError
 from openvla_core.evaluation.statistics import Rate, percentiles_ms
 
-# What an episode can end with. "shown" is a sentence nobody can judge, "refused" one the policy would not act on.
+# What an episode can end with: "shown" ran to the time-out without a judge, "refused" did not start.
 OUTCOMES = ("success", "time-out", "wrong object", "refused", "shown")
+FREE = "free"  # the task of a sentence nobody can judge: it counts neither as success nor as failure
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ class EpisodeRow:
 
 def summarize(rows: Sequence[EpisodeRow]) -> dict[str, Any]:
     """What the rows add up to: the keys episodes, successes, per_task, wrong_object, latency_ms, policy_hz, swap."""
-    judged = [row for row in rows if row.outcome != "shown"]
+    judged = [row for row in rows if row.task != FREE]
     rates = [row.policy_hz for row in rows if row.policy_hz]
     return {
         "episodes": len(rows),
         "successes": sum(row.success for row in rows),
         "success": _rate(sum(row.success for row in judged), len(judged)),
-        "per_task": {task: _task(judged, task) for task in sorted({row.task for row in judged})},
+        "per_task": {task: _task(judged, task) for task in dict.fromkeys(row.task for row in judged)},
         "wrong_object": _rate(sum(row.wrong_object for row in judged), len(judged)),
         "latency_ms": {
             **percentiles_ms([value for row in rows for value in row.photon_to_command_ms]),

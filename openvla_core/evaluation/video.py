@@ -1,6 +1,7 @@
 """Turns the frames of episodes into an H.264 video and a small GIF."""
 
 import io
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,25 +84,27 @@ class Mp4Writer:
 
     def __init__(self, path: Path, fps: float) -> None:
         self.fps = fps
-        size = (OVERVIEW_SIZE[0], OVERVIEW_SIZE[1] + CAPTION_HEIGHT)
-        self._pipe = imageio_ffmpeg.write_frames(
-            str(path),
-            size,
-            fps=fps,
-            codec="libx264",
-            quality=None,
-            output_params=["-crf", "23", "-movflags", "+faststart"],
+        size = f"{OVERVIEW_SIZE[0]}x{OVERVIEW_SIZE[1] + CAPTION_HEIGHT}"
+        pictures = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(fps), "-i", "-"]
+        output = ["-c:v", "libx264", "-crf", "23", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path)]
+        # In a session of its own, because Ctrl-C would end the encoder before the file is whole.
+        self._encoder = subprocess.Popen(
+            [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *pictures, *output],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
-        self._pipe.send(None)
 
     def add(self, clip: Clip) -> None:
         """Appends one episode, its last picture held for a second with the outcome."""
+        assert self._encoder.stdin is not None
         for picture in clip_pictures(clip, hold=round(self.fps)):
-            self._pipe.send(np.ascontiguousarray(picture))
+            self._encoder.stdin.write(np.ascontiguousarray(picture).data)
 
     def close(self) -> None:
         """Finishes the file; without it players cannot open it."""
-        self._pipe.close()
+        assert self._encoder.stdin is not None
+        self._encoder.stdin.close()
+        self._encoder.wait()
 
 
 def write_gif(path: Path, clips: Sequence[Clip], fps: float, max_bytes: int = 1_000_000) -> None:

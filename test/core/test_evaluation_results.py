@@ -20,8 +20,9 @@ def test_tasks_are_counted_apart():
 
 
 def test_a_sentence_nobody_can_judge_is_not_a_failure():
-    summary = summarize([row(0), row(1, "free", success=False, outcome="shown")])
-    assert summary["episodes"] == 2
+    rows = [row(0), row(1, "free", success=False, outcome="shown"), row(2, "free", success=False, outcome="refused")]
+    summary = summarize(rows)
+    assert summary["episodes"] == 3
     assert summary["success"]["of"] == 1
     assert "free" not in summary["per_task"]
 
