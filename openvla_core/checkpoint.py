@@ -8,29 +8,23 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from openvla_core.errors import CheckpointError
 from openvla_core.image_processor import ImageProcessor
+from openvla_core.json_file import read_json
 from openvla_core.model import OpenVLA, OpenVLAConfig
 from openvla_core.prompt import SPACE
+from openvla_core.weights import MAX_SHARD_BYTES, check_shape, iterate_tensors, parse_dtype, write_weights
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-MAX_SHARD_BYTES = 7_000_000_000
-# Rotary frequencies are computed, not stored; files written by old versions of transformers still carry them.
-COMPUTED_SUFFIX = "rotary_emb.inv_freq"
 
 
 @dataclass
@@ -118,47 +112,6 @@ def expected_shapes(config: OpenVLAConfig) -> dict[str, torch.Size]:
         return {name: tensor.shape for name, tensor in OpenVLA(config).state_dict().items()}
 
 
-def iterate_tensors(directory: Path, expected: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
-    """Yields (name, tensor) from every safetensors file; refuses unknown names, other shapes and damaged files."""
-    for path in weight_files(directory):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - safe_open is not a mapping
-                    if name.endswith(COMPUTED_SUFFIX):
-                        continue
-                    _check_shape(path, name, tuple(file.get_slice(name).get_shape()), expected)
-                    tensor = file.get_tensor(name)
-                    if not tensor.is_floating_point():
-                        raise CheckpointError(f"{path.name}: {name} is {tensor.dtype}; expected bf16, fp16 or fp32.")
-                    yield name, tensor
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}). Copy the checkpoint again.") from error
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those its index names, else the single file, else all shards."""
-    index = directory / INDEX
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{index} has no weight_map. Copy the checkpoint again.")
-        names = sorted({str(name) for name in weight_map.values()})
-        if any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
-            raise CheckpointError(f"{index} names files outside the checkpoint: {names}.")
-        absent = [name for name in names if not (directory / name).is_file()]
-        if absent:
-            raise CheckpointError(f"{directory} lacks {', '.join(absent)}, named in {INDEX}. Copy the missing shards.")
-        return [directory / name for name in names]
-    if (directory / SINGLE).is_file():
-        return [directory / SINGLE]
-    shards = sorted(directory.glob("model-*.safetensors"))
-    if shards:
-        return shards
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
-    found = f" It has {', '.join(pickles)}, which could run code when read; convert to safetensors." if pickles else ""
-    raise CheckpointError(f"{directory} has no {SINGLE}, no {INDEX} and no model-*.safetensors.{found}")
-
-
 def load_tokenizer(directory: Path, config: OpenVLAConfig) -> Tokenizer:
     """Reads tokenizer.json and checks that it fits the model."""
     path = directory / "tokenizer.json"
@@ -221,7 +174,7 @@ def save_checkpoint(
     draft = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
     draft.mkdir()
     try:
-        _write_weights(draft, state, parse_dtype(dtype) if dtype is not None else None, max_shard_bytes)
+        write_weights(draft, state, parse_dtype(dtype) if dtype is not None else None, max_shard_bytes)
         _write_tokenizer(draft, tokenizer)
         load_tokenizer(draft, parsed)
         files = {
@@ -235,28 +188,6 @@ def save_checkpoint(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target
-
-
-def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """"float32", "bfloat16" or "float16", or the torch dtype itself."""
-    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
-        return dtype
-    if dtype not in DTYPES:
-        raise CheckpointError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
-    return DTYPES[str(dtype)]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object. Raises CheckpointError when the file is missing or is something else."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing. Give the directory of a complete OpenVLA checkpoint.") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). Copy the checkpoint again.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}; expected a JSON object.")
-    return values
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -281,20 +212,11 @@ def _read_optional(path: Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def _check_shape(path: Path, name: str, shape: tuple[int, ...], expected: Mapping[str, torch.Size]) -> None:
-    if name not in expected:
-        raise CheckpointError(f"{path.name} holds {name}, which this model does not have. Does config.json fit it?")
-    if shape != tuple(expected[name]):
-        raise CheckpointError(
-            f"{path.name} holds {name} with shape {shape}; config.json asks for {tuple(expected[name])}."
-        )
-
-
 def _check_state(state: Mapping[str, Tensor], config: OpenVLAConfig) -> None:
     """What could not be loaded again is not worth writing."""
     expected = expected_shapes(config)
     for name, tensor in state.items():
-        _check_shape(Path("the state dict"), name, tuple(tensor.shape), expected)
+        check_shape(Path("the state dict"), name, tuple(tensor.shape), expected)
     missing = sorted(set(expected) - set(state))
     if missing:
         raise CheckpointError(f"the state dict lacks {len(missing)} weights, such as {missing[:3]}.")
@@ -311,29 +233,6 @@ def _restore_rotary(model: OpenVLA, device: str | torch.device) -> None:
     """Rotary frequencies are buffers outside the state dict; building on the meta device left them empty."""
     llama = model.language_model.model
     llama.rotary_emb = type(llama.rotary_emb)(config=model.language_model.config).to(device)
-
-
-def _write_weights(directory: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None, max_bytes: int) -> None:
-    shards: list[dict[str, Tensor]] = [{}]
-    used = total = 0
-    for name, tensor in state.items():
-        tensor = tensor.detach().to(device="cpu", dtype=dtype or tensor.dtype).contiguous()
-        size = tensor.numel() * tensor.element_size()
-        if shards[-1] and used + size > max_bytes:
-            shards.append({})
-            used = 0
-        shards[-1][name] = tensor
-        used, total = used + size, total + size
-    if len(shards) == 1:
-        save_file(shards[0], directory / SINGLE, metadata={"format": "pt"})
-        return
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, directory / file_name, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(shard, file_name)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_tokenizer(directory: Path, tokenizer: Tokenizer | str | Path) -> None:

@@ -21,7 +21,9 @@ class Processor:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.config = config
-        self.space_id: int = tokenizer.token_to_id(SPACE)
+        space_id = tokenizer.token_to_id(SPACE)
+        assert space_id is not None, "load_tokenizer checks this"
+        self.space_id: int = space_id
         # The instruction changes seldom, the image at every call.
         self._cached_ids = lru_cache(maxsize=64)(self._encode)
 

@@ -36,7 +36,6 @@ TOWERS: dict[str, dict[str, Any]] = {
 OVERRIDABLE = ("depth", "embed_dim", "num_heads", "mlp_ratio")
 
 
-
 @dataclass(frozen=True)
 class TowerConfig:
     """One vision transformer. `prefix_tokens` counts the class token and the register tokens before the patches."""

@@ -94,7 +94,7 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def llama_config(config: LanguageConfig, attn_implementation: str) -> LlamaConfig:
     """Every value is written out, so that a changed default elsewhere cannot change the model."""
-    return LlamaConfig(
+    return LlamaConfig(  # type: ignore[call-arg]
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
