@@ -89,7 +89,7 @@ class Demo:
         self.out: Path = arguments.out
         self.clips: list[Clip] = []
         self.refusal = ""
-        self.results = Results(self.out / "results.json", header(arguments, argv), len(self.plan))
+        self.results = Results(self.out / "results.json", run_facts(arguments, argv), len(self.plan))
 
     def run(self) -> int:
         """Runs what is planned and writes everything; whatever happens, the processes are stopped."""
@@ -99,7 +99,7 @@ class Demo:
         use_private_graph()
         try:
             with graph(self.arguments, self.out, self.console) as runner:
-                self.results.header |= policy_facts(runner)
+                self.results.facts |= policy_facts(runner)
                 self._run_episodes(runner)
         finally:
             self._write_pictures()
@@ -212,7 +212,7 @@ def title(planned: PlannedEpisode) -> str:
     return f"{kind}, scene {planned.scene_seed}"
 
 
-def header(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
+def run_facts(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     """What is the same for all episodes: command, options, seed and versions."""
     options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
     return {

@@ -19,7 +19,9 @@ WITHOUT_TORCH = (
         "types", "errors", "config", "prompt", "action_tokenizer", "action_statistics", "conventions", "safety",
         "observation_buffer", "rate_adapter", "images",
     )),
-    *(f"openvla_core.evaluation.{name}" for name in ("statistics", "results", "report", "episodes", "video", "contact_sheet")),
+    *(f"openvla_core.evaluation.{name}" for name in (
+        "statistics", "results", "report", "episodes", "video", "contact_sheet",
+    )),
 )  # fmt: skip
 ROS_PACKAGES = {"rclpy", "openvla_ros", "launch", "launch_ros", "rosidl_runtime_py"}
 MESSAGE_PACKAGE = re.compile(r"^(\w+_msgs|std_srvs|\w+_interfaces|openvla_ros\.(msg|srv|action))(\.|$)")

@@ -112,11 +112,11 @@ def _swap(rows: Sequence[EpisodeRow]) -> dict[str, Any] | None:
 
 
 class Results:
-    """Rows so far and where they are written. `header` is what all rows share: command, seeds, versions."""
+    """Rows so far and where they are written. `facts` are what all rows share: command, seeds, versions."""
 
-    def __init__(self, path: Path, header: Mapping[str, Any], planned: int) -> None:
+    def __init__(self, path: Path, facts: Mapping[str, Any], planned: int) -> None:
         self.path = path
-        self.header = dict(header)
+        self.facts = dict(facts)
         self.planned = planned
         self.rows: list[EpisodeRow] = []
 
@@ -129,7 +129,7 @@ class Results:
         """Everything results.json holds."""
         complete = len(self.rows) >= self.planned
         rows = [dataclasses.asdict(row) for row in self.rows]
-        return {**summarize(self.rows), **self.header, "planned": self.planned, "complete": complete, "rows": rows}
+        return {**summarize(self.rows), **self.facts, "planned": self.planned, "complete": complete, "rows": rows}
 
     def write(self) -> None:
         """Replaces the file in one step: a reader never sees half of it."""

@@ -45,7 +45,7 @@ class Cell:
 
     def distance_to_goal(self, color: str) -> float:
         """Metres from the tool to the place above the cube where a reach ends."""
-        return float(np.linalg.norm(self.cube(color) + [0, 0, 0.1] - self.tool))
+        return float(np.linalg.norm(self.cube(color) + np.array([0.0, 0.0, 0.1]) - self.tool))
 
     def colors_by_distance(self) -> list[str]:
         names = [name.split()[0] for name in self.runner.scene.objects]
