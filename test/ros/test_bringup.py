@@ -1,0 +1,182 @@
+"""Starting and ending the processes of the system."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from openvla_core.errors import ConfigError
+from openvla_ros import bringup, cli, conversions, system, topics
+from openvla_ros.bringup import ProcessError, ProcessGroup
+from openvla_ros.system import ProcessSpec, arguments_from, describe_system
+
+
+def spec_of(tmp_path, monkeypatch, name: str, program: str) -> ProcessSpec:
+    """A process that runs a program written here."""
+    (tmp_path / f"{name}.py").write_text(program, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    return ProcessSpec(name=name, module=name, executable=name)
+
+
+def wait_until(condition, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+STUBBORN = "import signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(600)\n"
+
+
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(bringup, "TERM_WITHIN_S", 0.3)
+    group = ProcessGroup([spec_of(tmp_path, monkeypatch, "stubborn", STUBBORN)], tmp_path)
+    wait_until(lambda: "up" in (tmp_path / "stubborn.log").read_text())
+    group.stop()
+    assert group.ended() == {"stubborn": -signal.SIGKILL}
+
+
+def test_a_process_that_ends_is_reported_with_its_last_words(tmp_path, monkeypatch):
+    program = "import sys\nprint('the reason')\nsys.exit(3)\n"
+    group = ProcessGroup([spec_of(tmp_path, monkeypatch, "short_lived", program)], tmp_path)
+    wait_until(group.ended)
+    with pytest.raises(ProcessError, match="(?s)short_lived ended with exit code 3.*the reason"):
+        group.check()
+    group.stop()
+
+
+def test_when_one_process_cannot_start_the_others_are_ended(tmp_path, monkeypatch):
+    started = []
+    popen = subprocess.Popen
+
+    def fail_second(*arguments, **options):
+        if started:
+            raise OSError("no more processes")
+        started.append(popen(*arguments, **options))
+        return started[0]
+
+    spec = spec_of(tmp_path, monkeypatch, "stubborn", STUBBORN)
+    monkeypatch.setattr(bringup, "TERM_WITHIN_S", 0.3)
+    monkeypatch.setattr(bringup.subprocess, "Popen", fail_second)
+    with pytest.raises(OSError, match="no more"):
+        ProcessGroup([spec, ProcessSpec("other", "other", "other")], tmp_path)
+    assert started[0].poll() is not None
+
+
+def test_the_policy_is_ended_before_what_carries_out_its_orders(tmp_path, monkeypatch):
+    order = []
+    specs = [
+        ProcessSpec(name=name, module=spec_of(tmp_path, monkeypatch, "stubborn", STUBBORN).module, executable="x")
+        for name in ("sim_node", "controller_node", "policy_node")
+    ]
+    monkeypatch.setattr(bringup, "TERM_WITHIN_S", 0.3)
+    group = ProcessGroup(specs, tmp_path)
+    for name, process in group.processes.items():
+        monkeypatch.setattr(process, "terminate", lambda name=name: order.append(name))
+    group.stop()
+    assert order == ["policy_node", "controller_node", "sim_node"]
+
+
+@pytest.mark.parametrize(
+    "value", ["7", "no", "pick up: the red cube", "it's #1", 'say "hi"', "a\\b", 5.0, 3, True, [1.0, 2.0], "ünï ✋"]
+)
+def test_parameters_survive_the_command_line(value):
+    text = bringup.parameter_text(value)
+    assert "\n" not in text
+    assert yaml.safe_load(text) == value
+    assert type(yaml.safe_load(text)) is type(value)
+
+
+@pytest.mark.parametrize("gap_s", [0.0, 0.003, 0.02])
+def test_two_ctrl_c_in_a_row_end_a_node_cleanly(start, world, gap_s):
+    """A launcher relays the Ctrl-C that the node has already received; the second one must not hit the clean-up."""
+    node = start("openvla_ros.sim_node", "-p", "image_rate_hz:=30.0")
+    poses = world.listen(topics.PoseStamped, topics.CURRENT_POSE, topics.SENSOR)
+    world.wait_for(lambda: poses, "a pose")
+    node.send_signal(signal.SIGINT)
+    time.sleep(gap_s)
+    node.send_signal(signal.SIGINT)
+    assert node.wait(20) == 0
+    assert "Traceback" not in node.log.read_text()
+
+
+def test_sigterm_ends_a_node_cleanly_even_amid_its_callbacks(start, world):
+    for round_number in range(3):
+        node = start("openvla_ros.sim_node", "-p", "image_rate_hz:=60.0")
+        poses = world.listen(topics.PoseStamped, topics.CURRENT_POSE, topics.SENSOR)
+        world.wait_for(lambda heard=poses: len(heard) > 5, f"poses in round {round_number}")
+        node.terminate()
+        assert node.wait(20) == 0
+        assert "Traceback" not in node.log.read_text()
+
+
+def test_a_wrong_parameter_ends_the_process_with_one_sentence(start):
+    node = start("openvla_ros.sim_node", "-p", "image_rate_hz:=500.0")
+    assert node.wait(60) == 3
+    assert "image_rate_hz is 500.0 Hz; it must lie between 1.0 and 60.0 Hz" in node.log.read_text()
+    assert "Traceback" not in node.log.read_text()
+
+
+def test_the_whole_system_follows_a_sentence_and_ends(world, tiny_checkpoint, tmp_path):
+    """Camera to arm through three processes, in a namespace; every one of them ends when asked."""
+    arguments = arguments_from(
+        {"checkpoint": tiny_checkpoint, "namespace": "cell", "instruction": "move to the red cube", "dry_run": False}
+    )
+    group = ProcessGroup(describe_system(arguments), tmp_path)
+    try:
+        applied = world.listen(
+            topics.AppliedAction, "/cell/controller_node/applied_action", topics.RECORD, conversions.to_applied
+        )
+
+        def is_applied() -> bool:
+            group.check()
+            return bool(applied)
+
+        world.wait_for(is_applied, "an applied action", timeout_s=120)
+        wait_until(lambda: "say" in group.ended())
+    finally:
+        group.stop()
+    assert applied[0].photon_to_command_s > 0
+    assert set(group.ended().values()) == {0}
+    assert "OK: Following 'move to the red cube'" in (tmp_path / "say.log").read_text()
+
+
+def test_a_policy_without_a_checkpoint_is_refused_before_anything_starts(capsys):
+    assert cli.main(["up", "--checkpoint", "/nowhere/at/all"]) == cli.EXIT_ERROR
+    assert "/nowhere/at/all" in capsys.readouterr().err
+
+
+def test_doctor_describes_a_checkpoint(tiny_checkpoint, capsys):
+    assert cli.main(["doctor", str(tiny_checkpoint)]) == 0
+    text = capsys.readouterr().out
+    for part in ("vision tower", "language", "unnorm_key    sim_tabletop", "+0.0500", "base_axes", "self-test passed"):
+        assert part in text
+
+
+def test_doctor_refuses_what_is_no_checkpoint(tmp_path, capsys):
+    assert cli.main(["doctor", str(tmp_path)]) == cli.EXIT_ERROR
+    assert "Error" in capsys.readouterr().err
+
+
+def test_the_entry_point_runs_as_a_module():
+    run = subprocess.run([sys.executable, "-m", "openvla_ros.cli", "--help"], capture_output=True, text=True, check=True)
+    for command in ("up", "demo", "say", "doctor"):
+        assert command in run.stdout
+
+
+def test_rendering_prefers_what_is_asked_for_then_what_is_installed(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    assert system.rendering_backend() == "osmesa"
+    monkeypatch.delenv("MUJOCO_GL")
+    for libraries, expected in (({"EGL", "EGL_mesa"}, "egl"), ({"EGL", "OSMesa"}, "osmesa"), ({"OSMesa"}, "osmesa")):
+        monkeypatch.setattr(system.ctypes.util, "find_library", lambda name, have=libraries: name if name in have else None)
+        assert system.rendering_backend() == expected
+
+
+def test_numbers_that_are_none_are_refused(tiny_checkpoint):
+    with pytest.raises(ConfigError, match="temperature is 'warm'"):
+        describe_system(arguments_from({"checkpoint": tiny_checkpoint, "temperature": "warm"}))

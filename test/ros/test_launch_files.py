@@ -1,0 +1,191 @@
+"""Launch files and `openvla up` start the same processes, because both read one description."""
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from openvla_core.errors import ConfigError
+from openvla_ros import bringup, topics
+from openvla_ros.controller_node import ControllerSettings
+from openvla_ros.policy_node import PolicySettings
+from openvla_ros.say import SaySettings
+from openvla_ros.sim_node import SimSettings
+from openvla_ros.system import ROBOTS, SystemArguments, arguments_from, describe_system
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+SETTINGS = {
+    "policy_node": PolicySettings,
+    "controller_node": ControllerSettings,
+    "sim_node": SimSettings,
+    "say": SaySettings,
+}
+
+
+@pytest.fixture
+def specs(tiny_checkpoint):
+    arguments = arguments_from({
+        "checkpoint": tiny_checkpoint,
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "decoding": "reference",
+        "temperature": 0.5,
+        "seed": 3,
+        "rate_hz": 4,
+        "dry_run": True,
+        "camera_topic": "/front/image",
+        "instruction_topic": "/spoken",
+        "namespace": "/cell/",
+        "instruction": "move to the red cube",
+    })  # fmt: skip
+    return describe_system(arguments)
+
+
+def names_of(cls) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)}
+
+
+def test_the_system_is_robot_controller_policy_and_the_sentence(specs):
+    assert [spec.name for spec in specs] == ["sim_node", "controller_node", "policy_node", "say"]
+
+
+def test_every_parameter_given_exists_in_its_node(specs):
+    """ROS ignores a parameter nobody declares without a word."""
+    for spec in specs:
+        assert set(spec.parameters) <= names_of(SETTINGS[spec.name]), spec.name
+
+
+@pytest.mark.parametrize("path", [ROOT / "config/openvla.yaml", *(ROOT / f"config/robots/{r}.yaml" for r in ROBOTS)], ids=str)
+def test_every_parameter_in_a_file_exists_and_has_a_valid_value(path):
+    from openvla_core.config import check_setting
+
+    for section, content in yaml.safe_load(path.read_text()).items():
+        cls = SETTINGS[section.removeprefix("/**/")]
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for name, value in content["ros__parameters"].items():
+            assert name in fields, f"{path.name}: {section} has no parameter {name}"
+            check_setting(fields[name], value)
+
+
+def test_arguments_reach_their_process(specs, tiny_checkpoint):
+    by_name = {spec.name: spec for spec in specs}
+    policy = by_name["policy_node"]
+    assert policy.parameters["checkpoint"] == str(tiny_checkpoint)
+    assert policy.parameters["temperature"] == 0.5
+    assert policy.parameters["seed"] == 3
+    assert policy.namespace == "cell"
+    assert (topics.CAMERA_IMAGE, "/front/image") in policy.remappings
+    assert (topics.INSTRUCTION, "/spoken") in by_name["say"].remappings
+    assert by_name["controller_node"].parameters["dry_run"] is True
+    assert by_name["controller_node"].parameters["convention"] == str(tiny_checkpoint / "action_convention.json")
+    assert "MUJOCO_GL" in by_name["sim_node"].environment
+
+
+def test_what_is_not_given_is_left_to_the_files(tiny_checkpoint):
+    specs = describe_system(arguments_from({"checkpoint": tiny_checkpoint}))
+    assert dict(specs[-1].parameters) == {"checkpoint": str(tiny_checkpoint)}
+    assert all(spec.remappings == () for spec in specs)
+
+
+def test_the_controller_outlives_the_policy_but_not_the_other_way_round(specs):
+    assert {spec.name: spec.essential for spec in specs} == {
+        "sim_node": True,
+        "controller_node": True,
+        "policy_node": False,
+        "say": False,
+    }
+
+
+def test_every_process_runs_as_a_module_and_is_installed_as_an_executable(specs):
+    cmake = (ROOT / "CMakeLists.txt").read_text()
+    installed = dict(re.findall(r"^install_executable\((\w+) (\w+)\)", cmake, flags=re.MULTILINE))
+    for spec in specs:
+        assert callable(importlib.import_module(spec.module).main)
+        assert f"openvla_ros.{installed[spec.executable]}" == spec.module
+
+
+def test_the_command_line_says_what_the_description_says(specs):
+    for spec in specs:
+        command = bringup.command(spec)
+        pairs = list(zip(command, command[1:], strict=False))
+        assert ("-m", spec.module) in pairs
+        assert ("-r", f"__node:={spec.name}") in pairs
+        assert ("-r", "__ns:=/cell") in pairs
+        assert [b for a, b in pairs if a == "--params-file"] == [str(path) for path in spec.parameter_files]
+        given = dict(b.split(":=", 1) for a, b in pairs if a == "-p")
+        assert {name: yaml.safe_load(text) for name, text in given.items()} == dict(spec.parameters)
+        last_file = max((i for i, word in enumerate(command) if word == "--params-file"), default=0)
+        assert all(i > last_file for i, word in enumerate(command) if word == "-p")
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"robot": "toaster"}, "toaster"),
+        ({"checkpoint": "openvla/openvla-7b"}, "nothing is downloaded"),
+        ({"params_file": "/nowhere.yaml"}, "/nowhere.yaml"),
+        ({"camera": "/x"}, "camera_topic"),
+        ({"decoding": "greedy"}, "constrained"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused(given, part, tiny_checkpoint):
+    with pytest.raises(ConfigError, match=re.escape(part)):
+        describe_system(arguments_from({"checkpoint": str(tiny_checkpoint), **given}))
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_a_launch_file_only_names_known_defaults(path):
+    """Checked in the source, so that it holds where launch is not installed."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    (call,) = [call for call in calls if ast.unparse(call.func) == "launch_description"]
+    given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    arguments_from(given)
+
+
+def test_both_launch_files_are_there():
+    assert [path.name for path in LAUNCH_FILES] == ["demo.launch.py", "policy.launch.py"]
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.name.replace(".", "_"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_launch_describes_every_argument_and_starts_the_same_processes(path, tiny_checkpoint, monkeypatch):
+    launch = pytest.importorskip("launch", reason="ros2 launch is not installed here")
+    pytest.importorskip("launch_ros")
+    from openvla_ros import launching
+
+    made = []
+    monkeypatch.setattr(launching, "Node", lambda **details: made.append(details))
+    description = load(path).generate_launch_description()
+    declared = {a.name: a for a in description.get_launch_arguments()}
+    assert set(declared) == names_of(SystemArguments)
+    assert all(argument.description for argument in declared.values())
+    assert declared["robot"].choices == list(ROBOTS)
+
+    context = launch.LaunchContext()
+    context.launch_configurations["checkpoint"] = str(tiny_checkpoint)
+    for entity in description.entities:
+        entity.visit(context)
+    given = {name: context.launch_configurations[name] for name in declared}
+    expected = describe_system(arguments_from(given))
+    assert [node["name"] for node in made] == [spec.name for spec in expected]
+    for node, spec in zip(made, expected, strict=True):
+        assert (node["executable"], node["namespace"]) == (spec.executable, spec.namespace)
+        assert node["remappings"] == list(spec.remappings)
+        assert node["additional_env"] == dict(spec.environment)
+        files = [parameter for parameter in node["parameters"] if isinstance(parameter, str)]
+        assert files == [str(file) for file in spec.parameter_files]
+        values = {k: v.evaluate(context) for p in node["parameters"] if isinstance(p, dict) for k, v in p.items()}
+        assert values == dict(spec.parameters)
+        assert ("on_exit" in node) == spec.essential
