@@ -39,9 +39,10 @@ def check_setting(field: dataclasses.Field, value: Any) -> None:
     low, high, choices = (field.metadata.get(key) for key in ("minimum", "maximum", "choices"))
     values = value if isinstance(value, (list, tuple)) else [value]
     for item in values:
-        if low is not None and not item >= low or high is not None and not item <= high:
-            unit = field.metadata.get("unit", "")
-            raise ConfigError(f"{field.name} is {item} {unit}; it must lie between {low} and {high} {unit}.".replace("  ", " "))
+        # Written so that NaN, which compares as false, is outside.
+        if (low is not None and not item >= low) or (high is not None and not item <= high):
+            unit = f" {field.metadata['unit']}" if field.metadata.get("unit") else ""
+            raise ConfigError(f"{field.name} is {item}{unit}; it must lie between {low} and {high}{unit}.")
         if choices and item not in choices:
             raise ConfigError(f"{field.name} is {item!r}; choose one of {', '.join(choices)}.")
 

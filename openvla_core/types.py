@@ -24,7 +24,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class ActionTokens:
-    """D action token ids (D,) int64, the probability the model gave each (D,) and the entropy of each choice (D,), nats."""
+    """Action token ids (D,) int64, the probability the model gave each (D,), the entropy of each choice (D,) in nats."""
 
     ids: np.ndarray
     probabilities: np.ndarray
