@@ -102,14 +102,17 @@ def scene_xml() -> str:
   </visual>
   <default>
     <geom rgba=".93 .93 .95 1" contype="0" conaffinity="0" density="1500"/>
-    <default class="finger"><geom rgba=".90 .05 .75 1" contype="1" conaffinity="1" friction="2 .05 .001" condim="4"/></default>
+    <default class="finger">
+      <geom rgba=".90 .05 .75 1" contype="1" conaffinity="1" friction="2 .05 .001" condim="4"/>
+    </default>
     <default class="cube"><geom contype="1" conaffinity="1" friction="1.5 .02 .001" condim="4" density="900"/></default>
   </default>
   <asset>
     <texture name="sky" type="skybox" builtin="gradient" rgb1=".78 .84 .90" rgb2=".55 .60 .66" width="64" height="384"/>
   </asset>
   <worldbody>
-    <light name="lamp" type="directional" pos="0.5 0 1.6" dir="0 0 -1" diffuse=".55 .55 .55" specular="0 0 0" castshadow="true"/>
+    <light name="lamp" type="directional" pos="0.5 0 1.6" dir="0 0 -1" diffuse=".55 .55 .55" specular="0 0 0"
+           castshadow="true"/>
     <geom name="floor" type="plane" pos="0 0 -.4" size="3 3 .1" rgba=".30 .32 .35 1"/>
     <geom name="table" type="box" pos=".5 0 -.02" size=".42 .5 .02" rgba=".82 .72 .58 1" contype="1" conaffinity="1"
           friction="1 .02 .001"/>

@@ -1,4 +1,4 @@
-"""The simulated robot cell behind the same interface a real cell has: target pose and gripper in, camera and state out."""
+"""The simulated cell, with the interface of a real one: target pose and gripper in, camera and state out."""
 
 import mujoco
 import numpy as np

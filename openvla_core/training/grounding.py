@@ -65,7 +65,7 @@ class GroundingHeads(nn.Module):
         Returns:
             The loss, and the mean absolute error (4,) of tool, target and step (metres) and opening at the last token.
         """
-        batch, count, tokens, _ = hidden.shape
+        _, count, tokens, _ = hidden.shape
         target = truth.points[:, 2:].gather(1, truth.colors[..., None].expand(-1, -1, 3))
         wanted = torch.cat(
             [

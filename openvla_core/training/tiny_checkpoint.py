@@ -1,4 +1,4 @@
-"""The fixed parts of the shipped tiny OpenVLA: its config.json, word tokenizer, image processing and convention card."""
+"""The fixed parts of the tiny OpenVLA: config.json, word tokenizer, image processing and convention card."""
 
 import re
 from typing import Any
@@ -17,7 +17,7 @@ PADDING = 64
 
 
 def tiny_config(width: int = 128, layers: int = 4, tower_width: int = 64, tower_depth: int = 5) -> dict[str, Any]:
-    """config.json of a tiny OpenVLA: the published fields with small sizes. `tower_depth` counts the unused last block."""
+    """config.json of a tiny OpenVLA: published fields, small sizes; `tower_depth` counts the unused last block."""
     tower = {"depth": tower_depth, "embed_dim": tower_width, "num_heads": 2}
     return {
         "architectures": ["OpenVLAForActionPrediction"],

@@ -108,7 +108,14 @@ def take(hidden: Tensor, rows: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def greedy_actions(model: OpenVLA, packing: Packing, pixels: Tensor, sentence: Tensor, temperature: float, generator) -> Tensor:
+def greedy_actions(
+    model: OpenVLA,
+    packing: Packing,
+    pixels: Tensor,
+    sentence: Tensor,
+    temperature: float,
+    generator: torch.Generator | None,
+) -> Tensor:
     """Action ids (B, 7) for one instruction per image, chosen token by token among the action ids.
 
     Args:

@@ -52,7 +52,7 @@ class Learner:
         self._generator = torch.Generator().manual_seed(self.seed)
 
     def act(self, images: np.ndarray, tasks: list[Task]) -> np.ndarray:
-        """images (B, 112, 112, 3) uint8 and one task each -> actions (B, 7) float64 in metres, radians, gripper 0..1."""
+        """images (B, 112, 112, 3) uint8 and one task each -> actions (B, 7) float64: metres, radians, gripper."""
         pixels = self.batches.normalize_images(torch.from_numpy(images))
         sentence = torch.tensor([self.packing.sentences.texts.index(task.sentence()) for task in tasks])
         ids = greedy_actions(self.model, self.packing, pixels, sentence, self.temperature, self._generator)

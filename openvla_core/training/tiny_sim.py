@@ -59,7 +59,7 @@ class TinySimRecipe:
     main_steps: int = setting(5_000, "Steps of the main phase", minimum=1)
     vision_learning_rate: float = setting(1e-3, "Learning rate of the vision phase", minimum=0.0)
     learning_rate: float = setting(1.5e-3, "Learning rate of the main phase", minimum=0.0)
-    constant_share: float = setting(0.55, "Share of the main phase before the rate decays to 5 %", minimum=0.0, maximum=1.0)
+    constant_share: float = setting(0.55, "Share of the main phase before the rate decays", minimum=0.0, maximum=1.0)
     weight_decay: float = setting(0.02, "Weight decay of AdamW", minimum=0.0)
     average: float = setting(0.998, "Decay of the averaged weights that are saved", minimum=0.0, maximum=0.99999)
     dagger_rounds: int = setting(3, "Times the learner's own walks are added", minimum=0, maximum=20)
@@ -100,9 +100,9 @@ class TinySimTraining:
             expert = [workers.submit(make_frames, "expert", n, s) for n, s in self._shards(recipe.expert_frames, 200)]
             seen = self._join(random, "frames of random states")
             self.statistics = compute_statistics(seen.actions.reshape(-1, seen.actions.shape[-1]))
-            self.batches = Batches(
-                ActionStatistics.from_dict(self.statistics), self.learner.first_id + 256, recipe.instructions, recipe.seed
-            )
+            scale = ActionStatistics.from_dict(self.statistics)
+            base = self.learner.model.config.action_vocab_size
+            self.batches = Batches(scale, base, recipe.instructions, recipe.seed)
             self.batches.add(seen, 0.4)
             self._vision_phase()
             self.batches.add(self._join(expert, "frames of expert walks"), 0.3)
@@ -149,7 +149,8 @@ class TinySimTraining:
                     collect, self._weights(done), self.config, self.statistics, recipe.dagger_frames, seed
                 )
             if done in pending:
-                self.batches.add(self._join([pending.pop(done)], "frames of the learner's walks"), 0.3 / recipe.dagger_rounds)
+                walked = self._join([pending.pop(done)], "frames of the learner's walks")
+                self.batches.add(walked, 0.3 / recipe.dagger_rounds)
             if done % recipe.validate_every == 0 and done < recipe.main_steps and recipe.validation_scenes:
                 validations.append((done, self._validate(workers, done)))
             if done % recipe.save_every == 0 and done < recipe.main_steps:
