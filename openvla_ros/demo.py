@@ -31,6 +31,7 @@ from openvla_ros import bringup
 from openvla_ros.episode_runner import VIDEO_FPS, EpisodeRunner
 
 GIF_EPISODES = 4
+FILES = ("results.json", "demo.mp4", "demo.gif", "contact_sheet.png")
 READY_WITHIN_S = 240.0
 EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -96,6 +97,9 @@ class Demo:
         self.out.mkdir(parents=True, exist_ok=True)
         if self.arguments.resume and self.results.path.exists():
             self.results.rows = finished_rows(self.results.path, self.plan)
+        else:
+            for name in FILES:
+                (self.out / name).unlink(missing_ok=True)
         use_private_graph()
         try:
             with graph(self.arguments, self.out, self.console) as runner:
@@ -119,11 +123,11 @@ class Demo:
                 row, clip, refusal = runner.run(planned, title(planned), record=record)
                 self.results.add(row)
                 self.refusal = refusal or self.refusal
-                progress.advance(bar)
-                self.console.print(row_line(row, self.results.rows), soft_wrap=True)
                 if record:
                     self.clips.append(clip)
                     film.add(clip)
+                progress.advance(bar)
+                self.console.print(row_line(row, self.results.rows), soft_wrap=True)
 
     def _write_pictures(self) -> None:
         if self.clips:
@@ -134,7 +138,7 @@ class Demo:
         print_report(self.console, self.results.rows)
         if self.refusal:
             self.console.print(f"The policy refused the instruction: {self.refusal}", markup=False, soft_wrap=True)
-        names = ", ".join(sorted(path.name for path in self.out.iterdir() if path.is_file()))
+        names = ", ".join(name for name in FILES if (self.out / name).exists())
         self.console.print(f"Written to {self.out}: {names}", markup=False, soft_wrap=True)
 
 

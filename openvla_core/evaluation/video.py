@@ -1,10 +1,12 @@
 """Turns the frames of episodes into an H.264 video and a small GIF."""
 
+import functools
 import io
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import cv2
 import imageio_ffmpeg
@@ -80,31 +82,37 @@ def clip_pictures(clip: Clip, hold: int) -> Iterable[np.ndarray]:
 
 
 class Mp4Writer:
-    """Writes (544, 640, 3) uint8 pictures to an H.264 file; close() it, or use contextlib.closing."""
+    """Writes (544, 640, 3) uint8 pictures to an H.264 file; close() it, or use contextlib.closing.
+
+    The file appears with the first episode: a film without pictures would not open.
+    """
 
     def __init__(self, path: Path, fps: float) -> None:
         self.fps = fps
         size = f"{OVERVIEW_SIZE[0]}x{OVERVIEW_SIZE[1] + CAPTION_HEIGHT}"
         pictures = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(fps), "-i", "-"]
         output = ["-c:v", "libx264", "-crf", "23", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path)]
-        # In a session of its own, because Ctrl-C would end the encoder before the file is whole.
-        self._encoder = subprocess.Popen(
-            [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *pictures, *output],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._command = ["-y", "-loglevel", "error", *pictures, *output]
+        self._encoder: subprocess.Popen | None = None
 
     def add(self, clip: Clip) -> None:
         """Appends one episode, its last picture held for a second with the outcome."""
-        assert self._encoder.stdin is not None
         for picture in clip_pictures(clip, hold=round(self.fps)):
-            self._encoder.stdin.write(np.ascontiguousarray(picture).data)
+            self._pipe().write(np.ascontiguousarray(picture).data)
+
+    def _pipe(self) -> IO[bytes]:
+        if self._encoder is None:
+            # In a session of its own, because Ctrl-C would end the encoder before the file is whole.
+            command = [imageio_ffmpeg.get_ffmpeg_exe(), *self._command]
+            self._encoder = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        assert self._encoder.stdin is not None
+        return self._encoder.stdin
 
     def close(self) -> None:
         """Finishes the file; without it players cannot open it."""
-        assert self._encoder.stdin is not None
-        self._encoder.stdin.close()
-        self._encoder.wait()
+        if self._encoder is not None:
+            self._pipe().close()
+            self._encoder.wait()
 
 
 def write_gif(path: Path, clips: Sequence[Clip], fps: float, max_bytes: int = 1_000_000) -> None:
@@ -134,6 +142,7 @@ def _gif_bytes(clips: Sequence[Clip], width: int, fps: float) -> bytes:
     return buffer.getvalue()
 
 
+@functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The font that ships inside Pillow: no system fonts needed."""
     return ImageFont.load_default(size)

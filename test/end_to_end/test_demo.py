@@ -83,8 +83,11 @@ def test_a_sentence_with_unknown_words_is_refused_honestly(start_demo, tmp_path,
 def test_ctrl_c_leaves_no_processes_and_keeps_the_results(start_demo, tmp_path, descendants):
     process = start_demo("--episodes", "100", "--out", str(tmp_path))
     try:
-        lines = iter(process.stdout.readline, "")
-        assert any("/1" in line and "actions" in line for line in lines), "no episode ended"
+        said = ""
+        while " actions " not in said:  # the line about the first episode
+            line = process.stdout.readline()
+            assert line, f"the demo ended too early: {said}"
+            said += line
         assert len(list(descendants())) >= 4
         for _ in range(2):  # an impatient person presses twice
             os.killpg(process.pid, signal.SIGINT)
