@@ -5,7 +5,7 @@ Sizes are checked before anything is allocated: a camera topic is input from out
 
 import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -74,8 +74,8 @@ ENCODINGS: dict[str, tuple[int, int, Callable[[np.ndarray], np.ndarray]]] = {
 }
 
 
-def to_rgb(message: RawImage | EncodedImage) -> np.ndarray:
-    """The picture of an Image or CompressedImage message as a new (H, W, 3) uint8 RGB array.
+def to_rgb(message: Any) -> np.ndarray:
+    """The picture of a message shaped like RawImage or EncodedImage as a new (H, W, 3) uint8 RGB array.
 
     16-bit colours keep their upper 8 bits. Raises ImageError for an unknown encoding, sizes that contradict each
     other or exceed 4096 x 4096 pixels, and data that does not decode.

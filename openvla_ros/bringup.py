@@ -131,7 +131,12 @@ def environment(spec: ProcessSpec) -> dict[str, str]:
     """The environment of a process: ours, what it asks for, and a path on which Python finds this very package."""
     here = str(Path(openvla_ros.__file__).resolve().parents[1])
     paths = [here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **spec.environment}
+    return {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        **spec.environment,
+    }
 
 
 def relay(name: str, stream: IO[bytes], log: IO[bytes] | None) -> None:

@@ -177,7 +177,7 @@ def image_message(rgb: np.ndarray, stamp_ns: int, frame: str) -> topics.Image:
     message = topics.Image(height=height, width=width, encoding="rgb8", is_bigendian=0, step=3 * width)
     # Filling an array.array from memory is 30 times faster than assigning bytes (the setter copies item by item).
     data = array.array("B")
-    data.frombytes(memoryview(np.ascontiguousarray(rgb)).cast("B"))
+    data.frombytes(np.ascontiguousarray(rgb).data.cast("B"))
     message.data = data
     return _set_header(message, stamp_ns, frame)
 

@@ -1,4 +1,4 @@
-"""The described processes as actions of `ros2 launch`. Needs the real launch and launch_ros; only launch files use it."""
+"""The described processes as actions of `ros2 launch`. Needs launch and launch_ros; only launch files use it."""
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown

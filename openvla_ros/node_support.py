@@ -57,7 +57,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
     executor = None
     exit_code = 0
     try:
-        rclpy.init(args=args)
+        rclpy.init(args=None if args is None else list(args))
         node = make_node()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
@@ -219,14 +219,14 @@ def autostart(node: LifecycleNode) -> None:
 
     Sets `node.exit_code` to EXIT_CONFIG when the transition was refused and to EXIT_FAULT after an unexpected error.
     """
-    timer = None
 
     def start() -> None:
         node.destroy_timer(timer)
         for step in (node.trigger_configure, node.trigger_activate):
             result = step()
             if result != TransitionCallbackReturn.SUCCESS:
-                node.exit_code = EXIT_CONFIG if result == TransitionCallbackReturn.FAILURE else EXIT_FAULT
+                refused = result == TransitionCallbackReturn.FAILURE
+                node.exit_code = EXIT_CONFIG if refused else EXIT_FAULT  # type: ignore[attr-defined]
                 return
 
     timer = node.create_timer(0.0, start, clock=STEADY)

@@ -65,7 +65,7 @@ def checked_value(field: dataclasses.Field, kind: Any, value: Any) -> Any:
     return value
 
 
-def _checked_item(field: dataclasses.Field, kind: type, value: Any) -> Any:
+def _checked_item(field: dataclasses.Field, kind: Any, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)  # YAML's "5" is a whole number; a person means 5.0
     if type(value) is not kind:

@@ -10,9 +10,12 @@ import uuid
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.subscription import Subscription
+from rclpy.timer import Timer
 
 from openvla_core.config import setting
 from openvla_core.conventions import ActionConvention, convention_from_mapping, load_convention
@@ -40,6 +43,9 @@ from openvla_ros.node_support import (
 )
 from openvla_ros.parameters import declare_settings
 from openvla_ros.topics import State
+
+if TYPE_CHECKING:
+    from openvla_core.policy import Policy, Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +87,7 @@ class PolicyNode(LifecycleNode):
     def __init__(self, **node_arguments) -> None:
         super().__init__("policy_node", **node_arguments)
         self.exit_code = 0
-        self.policy = None
+        self.policy: Policy | None = None
         self.settings = declare_settings(self, PolicySettings, self.change_settings)
         self.card: ActionConvention | None = None
         self.session_id = uuid.uuid4().hex
@@ -107,8 +113,8 @@ class PolicyNode(LifecycleNode):
         self.create_service(topics.Trigger, topics.STOP, self.on_stop)
         self.create_service(topics.Trigger, topics.PAUSE, self.on_pause)
         self.create_service(topics.Trigger, topics.RESET, self.on_reset)
-        self.camera = None
-        self.timer = None
+        self.camera: Subscription | None = None
+        self.timer: Timer | None = None
         self.outcomes: deque[Outcome] = deque()
         self.outcome_ready = self.create_guard_condition(self.on_outcomes)
         self.worker: LatestWorker | None = None
@@ -164,7 +170,7 @@ class PolicyNode(LifecycleNode):
         if not self.starting:
             self.board.set(State.STANDBY, "INACTIVE", "Configured. Activate the node to let it act.")
 
-    def load_policy(self):
+    def load_policy(self) -> "Policy":
         """The policy of the checkpoint, with the parameters of this node."""
         import torch  # takes seconds, which a wrong parameter should not have to wait for
 
@@ -202,7 +208,7 @@ class PolicyNode(LifecycleNode):
             return load_convention(self.settings.convention)
         if not self.policy.convention:
             raise ConventionError(
-                f"{self.settings.checkpoint} has no action_convention.json, so its numbers have no meaning for a robot. "
+                f"{self.settings.checkpoint} has no action_convention.json, so its numbers mean nothing to a robot. "
                 "Set the parameter convention to a card, see config/conventions."
             )
         return convention_from_mapping(self.policy.convention, f"the card of {self.settings.checkpoint}")
@@ -255,7 +261,9 @@ class PolicyNode(LifecycleNode):
         self.warning = ""
         if known and instruction.lower() not in known:
             examples = "; ".join(sorted(known)[:3])
-            self.warning = f"{instruction!r} was not in the training data, so it may do anything. It was trained on: {examples}."
+            self.warning = (
+                f"{instruction!r} was not in the training data, so it may do anything. It was trained on: {examples}."
+            )
         self.active_instruction.publish(conversions.text_message(instruction))
         if self.paused:
             self.board.set(State.STANDBY, "PAUSED", "Paused: call ~/start to follow the instruction.")
@@ -333,7 +341,7 @@ class PolicyNode(LifecycleNode):
             f"{what} on {topic} within {limit_s:g} s of now. Check the camera, its topic name and its clock.",
         )
 
-    def infer(self, job: Job):
+    def infer(self, job: Job) -> "Prediction":
         """Runs in the worker thread."""
         return self.policy.predict(job.observation.image, job.observation.instruction)
 

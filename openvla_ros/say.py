@@ -33,7 +33,9 @@ class SayNode(Node):
         self.said_ns = 0
         self.settings = declare_settings(self, SaySettings)
         if not self.settings.instruction:
-            raise ConfigError('there is nothing to say. Set the parameter instruction, or: openvla say "your sentence".')
+            raise ConfigError(
+                'there is nothing to say. Set the parameter instruction, or: openvla say "your sentence".'
+            )
         self.instructions = self.create_publisher(topics.String, topics.INSTRUCTION, topics.COMMAND)
         self.create_subscription(topics.Status, "policy_node/status", self.on_status, topics.LATCHED)
         steady_timer(self, 5.0, self.on_wait)

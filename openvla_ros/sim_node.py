@@ -31,7 +31,12 @@ class SimSettings:
         15.0, "Frames per second of the policy's camera", unit="Hz", minimum=1.0, maximum=60.0, read_only=True
     )
     overview_rate_hz: float = setting(
-        8.0, "Frames per second of the overview camera, while watched", unit="Hz", minimum=1.0, maximum=30.0, read_only=True
+        8.0,
+        "Frames per second of the overview camera, while watched",
+        unit="Hz",
+        minimum=1.0,
+        maximum=30.0,
+        read_only=True,
     )
     camera_enabled: bool = setting(True, "Publish the policy's camera; false plays a camera that has failed")
     real_time_factor: float = setting(1.0, "Simulated seconds per second", minimum=0.05, maximum=2.0)
@@ -97,7 +102,8 @@ class SimNode(Node):
 
     def publish_state(self) -> None:
         now_ns = self.advance()
-        self.joints.publish(conversions.joint_state_message(*self.sim.joint_state(), now_ns))
+        names, positions, velocities = self.sim.joint_state()
+        self.joints.publish(conversions.joint_state_message(names, positions, velocities, now_ns))
         self.poses.publish(conversions.pose_message(self.sim.tcp_pose(), now_ns, BASE_FRAME))
 
     def publish_scene(self) -> None:

@@ -87,7 +87,11 @@ def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
         )
         if wanted != name
     )
-    common: dict[str, Any] = {"namespace": arguments.namespace.strip("/"), "parameter_files": tuple(files), "remappings": remappings}
+    common: dict[str, Any] = {
+        "namespace": arguments.namespace.strip("/"),
+        "parameter_files": tuple(files),
+        "remappings": remappings,
+    }
 
     specs = []
     if arguments.robot == "sim":
@@ -109,7 +113,8 @@ def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
         image_transport=arguments.image_transport,
     )
     # The controller outlives the policy: it then holds the arm.
-    specs.append(node_spec("policy_node", parameters=policy, essential=False, **common))
+    threads = single_thread() if arguments.robot == "sim" else {}
+    specs.append(node_spec("policy_node", parameters=policy, environment=threads, essential=False, **common))
     if arguments.instruction:
         parameters = {"instruction": arguments.instruction}
         specs.append(node_spec("say", parameters=parameters, essential=False, **{**common, "parameter_files": ()}))
@@ -133,7 +138,11 @@ def share_folder() -> Path:
 
 def checkpoint_folder(arguments: SystemArguments, share: Path) -> Path:
     """The directory of the checkpoint, given or shipped. Raises ConfigError when there is none."""
-    folder = Path(arguments.checkpoint).expanduser() if arguments.checkpoint else share / DEFAULT_CHECKPOINTS[arguments.robot]
+    folder = (
+        Path(arguments.checkpoint).expanduser()
+        if arguments.checkpoint
+        else share / DEFAULT_CHECKPOINTS[arguments.robot]
+    )
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f"there is no checkpoint at {folder} (no config.json). Give the directory of a checkpoint in OpenVLA's "
@@ -153,7 +162,7 @@ def rendering_backend() -> str:
 
 
 def single_thread() -> dict[str, str]:
-    """Keeps numpy's thread pools from competing with the policy for the processor."""
+    """Keeps the thread pools of numpy and torch from competing with each other for a small machine."""
     return {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 

@@ -29,7 +29,12 @@ def wait_until(condition, timeout_s: float = 60.0) -> None:
         time.sleep(0.02)
 
 
-STUBBORN = "import signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(600)\n"
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("up", flush=True)
+time.sleep(600)
+"""
 
 
 def test_a_process_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
@@ -136,7 +141,7 @@ def test_the_whole_system_follows_a_sentence_and_ends(world, tiny_checkpoint, tm
             group.check()
             return bool(applied)
 
-        world.wait_for(is_applied, "an applied action", timeout_s=120)
+        world.wait_for(is_applied, "an applied action", timeout_s=300)
         wait_until(lambda: "say" in group.ended())
     finally:
         group.stop()
@@ -163,7 +168,9 @@ def test_doctor_refuses_what_is_no_checkpoint(tmp_path, capsys):
 
 
 def test_the_entry_point_runs_as_a_module():
-    run = subprocess.run([sys.executable, "-m", "openvla_ros.cli", "--help"], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "openvla_ros.cli", "--help"], capture_output=True, text=True, check=True
+    )
     for command in ("up", "demo", "say", "doctor"):
         assert command in run.stdout
 
@@ -173,7 +180,9 @@ def test_rendering_prefers_what_is_asked_for_then_what_is_installed(monkeypatch)
     assert system.rendering_backend() == "osmesa"
     monkeypatch.delenv("MUJOCO_GL")
     for libraries, expected in (({"EGL", "EGL_mesa"}, "egl"), ({"EGL", "OSMesa"}, "osmesa"), ({"OSMesa"}, "osmesa")):
-        monkeypatch.setattr(system.ctypes.util, "find_library", lambda name, have=libraries: name if name in have else None)
+        monkeypatch.setattr(
+            system.ctypes.util, "find_library", lambda name, have=libraries: name if name in have else None
+        )
         assert system.rendering_backend() == expected
 
 

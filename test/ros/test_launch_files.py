@@ -61,7 +61,9 @@ def test_every_parameter_given_exists_in_its_node(specs):
         assert set(spec.parameters) <= names_of(SETTINGS[spec.name]), spec.name
 
 
-@pytest.mark.parametrize("path", [ROOT / "config/openvla.yaml", *(ROOT / f"config/robots/{r}.yaml" for r in ROBOTS)], ids=str)
+@pytest.mark.parametrize(
+    "path", [ROOT / "config/openvla.yaml", *(ROOT / f"config/robots/{r}.yaml" for r in ROBOTS)], ids=str
+)
 def test_every_parameter_in_a_file_exists_and_has_a_valid_value(path):
     from openvla_core.config import check_setting
 

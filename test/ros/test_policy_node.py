@@ -24,13 +24,9 @@ class Policy:
         overrides = [Parameter(name, value=value) for name, value in values.items()]
         self.world = world
         self.node = world.add(PolicyNode(parameter_overrides=overrides))
-        self.chunks = world.listen(
-            topics.ActionChunk, topics.POLICY_ACTION_CHUNK, topics.COMMAND, conversions.to_chunk
-        )
+        self.chunks = world.listen(topics.ActionChunk, topics.POLICY_ACTION_CHUNK, topics.COMMAND, conversions.to_chunk)
         self.statuses = world.listen(topics.Status, "policy_node/status", topics.LATCHED, conversions.to_status)
-        self.active = world.listen(
-            topics.String, "policy_node/active_instruction", topics.LATCHED, conversions.to_text
-        )
+        self.active = world.listen(topics.String, "policy_node/active_instruction", topics.LATCHED, conversions.to_text)
         self.instructions = world.peer.create_publisher(topics.String, topics.INSTRUCTION, topics.COMMAND)
 
     def ready(self) -> "Policy":
