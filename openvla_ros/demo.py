@@ -17,12 +17,13 @@ from typing import Any
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from openvla_core.errors import ConfigError, OpenVLAError
 from openvla_core.evaluation.contact_sheet import save_contact_sheet
 from openvla_core.evaluation.episodes import TIMEOUT_S, PlannedEpisode, plan_episodes, scene_seed
-from openvla_core.evaluation.report import escape, print_report, row_line
+from openvla_core.evaluation.report import print_report, row_line
 from openvla_core.evaluation.results import EpisodeRow, Results, read_rows
 from openvla_core.evaluation.video import Clip, Mp4Writer, write_gif
 from openvla_core.sim.tasks import TASK_KINDS, parse_instruction

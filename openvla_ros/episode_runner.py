@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 import numpy as np
+from rclpy.subscription import Subscription
 
 from openvla_core.evaluation.episodes import PlannedEpisode
 from openvla_core.evaluation.results import FREE, EpisodeRow
@@ -33,7 +34,7 @@ class EpisodeRunner(GraphClient):
         self._tools: deque[np.ndarray] = deque(maxlen=5)
         self._judge: Judge | None = None
         self._start_ns = 0
-        self._overview_subscription = None
+        self._overview_subscription: Subscription | None = None
         super().__init__(check)
         subscribe = self.node.create_subscription
         subscribe(topics.ActionChunk, topics.POLICY_ACTION_CHUNK, self._on_chunk, topics.COMMAND)

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from openvla_core.evaluation.results import EpisodeRow, summarize
 
+MOSTLY = 0.9  # share of the predicted actions that a machine with time to spare applies
 COLORS = {"success": "green", "shown": "yellow"}
 
 
@@ -19,11 +21,6 @@ def row_line(row: EpisodeRow, rows: Sequence[EpisodeRow]) -> str:
         f"{row.index + 1:4d}  [{color}]{row.outcome:12s}[/{color}] {row.duration_s:5.1f} s  {row.actions:3d} actions  "
         f'"{escape(row.instruction)}"  [dim]{done}/{len(rows)}[/dim]'
     )
-
-
-def escape(text: str) -> str:
-    """The text with square brackets made harmless for rich."""
-    return text.replace("[", "\\[")
 
 
 def print_report(console: Console, rows: Sequence[EpisodeRow]) -> None:
@@ -41,6 +38,12 @@ def print_report(console: Console, rows: Sequence[EpisodeRow]) -> None:
         )
     else:
         console.print("No action was applied.")
+    actions = summary["actions"]
+    if actions["applied"] < MOSTLY * actions["predicted"]:
+        console.print(
+            f"The controller took only {actions['applied']} of {actions['predicted']} predicted actions; the others "
+            "came too late or were refused. If other programs keep this machine busy, the figures above speak of them."
+        )
 
 
 def success_table(summary: dict[str, Any]) -> Table:

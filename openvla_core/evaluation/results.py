@@ -47,7 +47,7 @@ class EpisodeRow:
 
 
 def summarize(rows: Sequence[EpisodeRow]) -> dict[str, Any]:
-    """What the rows add up to: the keys episodes, successes, per_task, wrong_object, latency_ms, policy_hz, swap."""
+    """What the rows add up to: episodes, successes, per_task, wrong_object, latency_ms, actions, policy_hz, swap."""
     judged = [row for row in rows if row.task != FREE]
     rates = [row.policy_hz for row in rows if row.policy_hz]
     return {
@@ -60,6 +60,11 @@ def summarize(rows: Sequence[EpisodeRow]) -> dict[str, Any]:
             **percentiles_ms([value for row in rows for value in row.photon_to_command_ms]),
             "meaning": "stamp of the camera image to the first command made from it",
             "inference": percentiles_ms([value for row in rows for value in row.inference_ms]),
+        },
+        "actions": {
+            "predicted": sum(len(row.inference_ms) for row in rows),
+            "applied": sum(row.actions for row in rows),
+            "clipped": sum(row.clipped for row in rows),
         },
         "policy_hz": round(sum(rates) / len(rates), 2) if rates else None,
         "swap": _swap(rows),
