@@ -14,7 +14,7 @@ import yaml
 
 import openvla_ros
 from openvla_core.errors import OpenVLAError
-from openvla_ros.node_support import EXIT_CONFIG
+from openvla_ros.node_support import EXIT_CONFIG, PARENT_VARIABLE
 from openvla_ros.system import ProcessSpec, SystemArguments, arguments_from, describe_system
 
 TERM_WITHIN_S = 5.0
@@ -134,6 +134,7 @@ def environment(spec: ProcessSpec) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
+        PARENT_VARIABLE: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         **spec.environment,
     }

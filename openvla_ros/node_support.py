@@ -1,7 +1,10 @@
 """What every node shares: running until told to stop, status in words, measured rates, lifecycle start-up."""
 
+import ctypes
 import dataclasses
+import os
 import signal
+import sys
 import time
 import traceback
 from collections import deque
@@ -26,6 +29,9 @@ STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 # Exit codes of a node process: 0 asked to stop, 1 a bug or a sticky device error, 3 a setting or file to correct.
 EXIT_FAULT = 1
 EXIT_CONFIG = 3
+
+# Set by the supervisor of bringup.py to its own process id.
+PARENT_VARIABLE = "OPENVLA_SUPERVISOR_PID"
 
 CODES: dict[type[errors.OpenVLAError], str] = {
     errors.CheckpointError: "CHECKPOINT_REFUSED",
@@ -57,6 +63,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
     executor = None
     exit_code = 0
     try:
+        end_with_parent()
         rclpy.init(args=None if args is None else list(args))
         node = make_node()
         executor = SingleThreadedExecutor()
@@ -85,6 +92,17 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
             executor.shutdown()
         rclpy.try_shutdown()
     return exit_code
+
+
+def end_with_parent() -> None:
+    """Asks Linux to end this process when its supervisor dies: nobody would be left to stop the arm."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it died before the line above
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def steady_timer(node: Node, period_s: float, callback: Callable[[], None]):

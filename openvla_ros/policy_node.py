@@ -8,7 +8,6 @@ import time
 import traceback
 import uuid
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,14 +16,10 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 
-from openvla_core.config import setting
-from openvla_core.conventions import ActionConvention, convention_from_mapping, load_convention
+from openvla_core.conventions import ActionConvention
 from openvla_core.errors import (
     ActionError,
-    ActionTokenError,
     ConfigError,
-    ConventionError,
-    InstructionError,
     OpenVLAError,
 )
 from openvla_core.latest_worker import LatestWorker, Outcome
@@ -42,35 +37,11 @@ from openvla_ros.node_support import (
     transition,
 )
 from openvla_ros.parameters import declare_settings
+from openvla_ros.policy_setup import PolicySettings, set_up_policy
 from openvla_ros.topics import State
 
 if TYPE_CHECKING:
     from openvla_core.policy import Policy, Prediction
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicySettings:
-    """Parameters of policy_node; they can be changed while the node is unconfigured."""
-
-    checkpoint: str = setting("", "Directory of the checkpoint: config.json, safetensors, tokenizer, statistics")
-    device: str = setting("cpu", "Where the model runs: cpu, cuda or cuda:N")
-    dtype: str = setting("float32", "Number format of the weights", choices=("float32", "bfloat16", "float16"))
-    unnorm_key: str = setting("", "Which data set's statistics scale the actions; empty when the checkpoint has one")
-    decoding: str = setting(
-        "constrained", "Pick among the action tokens only, or as published", choices=("constrained", "reference")
-    )
-    temperature: float = setting(0.0, "0 takes the likeliest token, above 0 draws one", minimum=0.0, maximum=2.0)
-    seed: int = setting(0, "Seed of the draws when temperature is above 0", minimum=0)
-    convention: str = setting("", "Path of the convention card; empty takes the one of the checkpoint")
-    rate_hz: float = setting(
-        0.0, "Actions per second; 0 takes the rate of the convention card", unit="Hz", minimum=0.0, maximum=100.0
-    )
-    max_observation_age_s: float = setting(
-        0.5, "An image older than this is never acted on", unit="s", minimum=0.02, maximum=10.0
-    )
-    image_transport: str = setting("raw", "Type of the camera topic", choices=("raw", "compressed"))
-    torch_threads: int = setting(1, "CPU threads of the model; 0 lets torch choose", minimum=0, maximum=256)
-    autostart: bool = setting(True, "Configure and activate without being asked")
 
 
 @dataclass(frozen=True)
@@ -100,8 +71,7 @@ class PolicyNode(LifecycleNode):
         self.frame = None  # newest camera message
         self.frame_arrived_s = -np.inf
         self.used_stamp_ns: int | None = None
-        self.used_generation = -1
-        self.missed_tick = False
+        self.due = False  # the time for the next action has come
         self.counts = {"frames": 0, "chunks": 0, "discarded": 0, "errors": 0}
         self.inferences = RateWindow()
 
@@ -152,13 +122,8 @@ class PolicyNode(LifecycleNode):
     def configure(self) -> None:
         """Loads the checkpoint, checks that it sees and acts, and opens the camera."""
         settings = self.settings
-        if not settings.checkpoint:
-            raise ConfigError("the parameter checkpoint is empty. Set it to the directory of an OpenVLA checkpoint.")
         self.board.set(State.STANDBY, "STARTING", f"Loading {settings.checkpoint} on {settings.device}.")
-        self.policy = self.load_policy()
-        self.card = self.convention_card()
-        self.policy.check_vision()
-        inference_s = self.warm_up()
+        self.policy, self.card, inference_s = set_up_policy(settings)
         budget_s = 1.0 / self.rate_hz
         self.get_logger().info(
             f"vision self-test passed; inference {inference_s * 1e3:.0f} ms (budget {budget_s * 1e3:.0f} ms)"
@@ -169,49 +134,6 @@ class PolicyNode(LifecycleNode):
         self.camera = self.create_subscription(kind, topics.CAMERA_IMAGE, self.on_image, topics.SENSOR)
         if not self.starting:
             self.board.set(State.STANDBY, "INACTIVE", "Configured. Activate the node to let it act.")
-
-    def load_policy(self) -> "Policy":
-        """The policy of the checkpoint, with the parameters of this node."""
-        import torch  # takes seconds, which a wrong parameter should not have to wait for
-
-        from openvla_core import load_policy
-
-        settings = self.settings
-        if settings.torch_threads:
-            torch.set_num_threads(settings.torch_threads)
-        return load_policy(
-            settings.checkpoint,
-            device=settings.device,
-            dtype=settings.dtype,
-            unnorm_key=settings.unnorm_key or None,
-            decoding=settings.decoding,
-            temperature=settings.temperature,
-            seed=settings.seed,
-        )
-
-    def warm_up(self) -> float:
-        """Predicts twice and returns how long the second took, seconds; the first pays for lazy set-up."""
-        size = self.card.image
-        picture = np.full((size.height, size.width, 3), 128, np.uint8)
-        instruction = (*self.policy.training_instructions, "pick up the object")[0]
-        started = time.monotonic()
-        for _ in range(2):
-            started = time.monotonic()
-            # What comes out does not matter here; a checkpoint may also not know these words.
-            with suppress(ActionTokenError, InstructionError):
-                self.policy.predict(picture, instruction)
-        return time.monotonic() - started
-
-    def convention_card(self) -> ActionConvention:
-        """The card named by the parameter, else the checkpoint's own."""
-        if self.settings.convention:
-            return load_convention(self.settings.convention)
-        if not self.policy.convention:
-            raise ConventionError(
-                f"{self.settings.checkpoint} has no action_convention.json, so its numbers mean nothing to a robot. "
-                "Set the parameter convention to a card, see config/conventions."
-            )
-        return convention_from_mapping(self.policy.convention, f"the card of {self.settings.checkpoint}")
 
     @property
     def rate_hz(self) -> float:
@@ -268,13 +190,14 @@ class PolicyNode(LifecycleNode):
         if self.paused:
             self.board.set(State.STANDBY, "PAUSED", "Paused: call ~/start to follow the instruction.")
         else:
+            self.timer.reset()
             self.say_following()
 
     def forget_instruction(self) -> None:
         """Leaves nothing to follow, and discards the result under way and the frame: the scene may change meanwhile."""
         self.generation += 1
         self.frame = None
-        self.missed_tick = False
+        self.due = True  # the first frame after the next instruction is acted on at once
         self.inferences.clear()
         if self.worker is not None:
             self.worker.drop_waiting()
@@ -299,23 +222,22 @@ class PolicyNode(LifecycleNode):
     def on_image(self, message) -> None:
         self.frame, self.frame_arrived_s = message, time.monotonic()
         self.counts["frames"] += 1
-        if self.instruction and self.used_generation != self.generation:
-            self.timer.reset()  # the first frame after an instruction starts the rhythm
-            self.on_timer()
+        self.act()
 
     def on_timer(self) -> None:
-        """Hands the newest unused frame to the worker, or says why there is none."""
-        if not (self.active and self.instruction) or self.paused:
-            return
-        if not self.worker.idle:
-            self.missed_tick = True  # made up for as soon as the worker is done, with the frame that is newest then
-            return
-        self.missed_tick = False
-        if self.is_camera_silent():
+        """Marks the next action as due: the next frame leads to it, so that it is as fresh as can be."""
+        self.due = True
+        if self.is_following() and self.is_camera_silent():
             self.say_camera_stale("No image")
+
+    def is_following(self) -> bool:
+        """True while there is an instruction to act on."""
+        return self.active and bool(self.instruction) and not self.paused
+
+    def act(self) -> None:
+        """Hands the newest frame to the worker when an action is due and the worker is free."""
+        if not (self.due and self.is_following() and self.frame is not None and self.worker.idle):
             return
-        if self.frame is None:
-            return  # the first frame after the instruction is about to come
         stamp_ns = conversions.stamp_ns(self.frame)
         if stamp_ns == self.used_stamp_ns:
             return
@@ -323,7 +245,8 @@ class PolicyNode(LifecycleNode):
         if abs(age_s) > self.settings.max_observation_age_s:
             self.say_camera_stale("Images arrive, but none with a stamp")
             return
-        self.used_stamp_ns, self.used_generation = stamp_ns, self.generation
+        self.due = False
+        self.used_stamp_ns = stamp_ns
         with report_errors(self.board, then=self.count_error):
             image = conversions.to_rgb(self.frame)
             self.worker.offer(Job(self.generation, Observation(image, self.instruction, stamp_ns)))
@@ -353,8 +276,7 @@ class PolicyNode(LifecycleNode):
     def on_outcomes(self) -> None:
         while self.outcomes:
             self.on_outcome(self.outcomes.popleft())
-        if self.missed_tick:
-            self.on_timer()
+        self.act()  # when inference takes longer than the period, the next action is due already
 
     def on_outcome(self, outcome: Outcome) -> None:
         """Publishes what the worker found, unless the task has changed since."""

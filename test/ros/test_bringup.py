@@ -1,9 +1,12 @@
 """Starting and ending the processes of the system."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -117,6 +120,41 @@ def test_sigterm_ends_a_node_cleanly_even_amid_its_callbacks(start, world):
         node.terminate()
         assert node.wait(20) == 0
         assert "Traceback" not in node.log.read_text()
+
+
+def test_nodes_end_when_their_supervisor_is_killed(world, tmp_path):
+    """A policy or simulation nobody supervises any more would go on moving the arm."""
+    program = tmp_path / "supervisor.py"
+    program.write_text(
+        "import time\n"
+        "from openvla_ros.bringup import ProcessGroup\n"
+        "from openvla_ros.system import node_spec\n"
+        "group = ProcessGroup([node_spec('sim_node')])\n"
+        "print(group.processes['sim_node'].pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    supervisor = subprocess.Popen(
+        [sys.executable, program], stdout=subprocess.PIPE, text=True, env=os.environ, start_new_session=True
+    )
+    node = int(supervisor.stdout.readline())
+    try:
+        poses = world.listen(topics.PoseStamped, topics.CURRENT_POSE, topics.SENSOR)
+        world.wait_for(lambda: poses, "a pose")
+        supervisor.kill()
+        supervisor.wait()
+        wait_until(lambda: not is_running(node), 30)
+    finally:
+        supervisor.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(node, signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    """False once the process has ended, also while nobody has collected it."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_wrong_parameter_ends_the_process_with_one_sentence(start):
