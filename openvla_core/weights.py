@@ -73,12 +73,12 @@ def write_weights(directory: Path, state: Mapping[str, Tensor], dtype: torch.dty
         shards[-1][name] = tensor
         used, total = used + size, total + size
     if len(shards) == 1:
-        save_file(shards[0], directory / SINGLE, metadata={"format": "pt"})
+        _write_shard(shards[0], directory / SINGLE)
         return
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, directory / file_name, metadata={"format": "pt"})
+        _write_shard(shard, directory / file_name)
         weight_map |= dict.fromkeys(shard, file_name)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -100,3 +100,11 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
     return DTYPES[str(dtype)]
+
+
+def _write_shard(shard: Mapping[str, Tensor], path: Path) -> None:
+    """Writes one file that whoever may read the folder may read; the library makes it private to its writer."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(shard), path, metadata={"format": "pt"})
+    path.chmod(mode)

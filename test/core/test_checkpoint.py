@@ -232,3 +232,8 @@ def test_a_state_dict_that_could_not_be_loaded_is_not_saved(word_checkpoint, tmp
     state = {f"module.{name}": tensor for name, tensor in loaded.model.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"module\."):
         save_checkpoint(tmp_path / "out", state, loaded.config_json, loaded.tokenizer, {}, loaded.preprocessor_config)
+
+
+def test_every_file_of_a_checkpoint_is_as_readable_as_the_next(word_checkpoint):
+    """The weights were once private to their writer: another user on the robot could not load the checkpoint."""
+    assert len({path.stat().st_mode & 0o777 for path in word_checkpoint.iterdir()}) == 1
