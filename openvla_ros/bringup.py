@@ -17,7 +17,7 @@ from openvla_core.errors import OpenVLAError
 from openvla_ros.node_support import EXIT_CONFIG, PARENT_VARIABLE
 from openvla_ros.system import ProcessSpec, SystemArguments, arguments_from, describe_system
 
-TERM_WITHIN_S = 5.0
+TERM_WITHIN_S = 10.0
 # First what gives orders, then what carries them out.
 STOP_ORDER = ("say", "policy_node", "controller_node", "sim_node")
 
@@ -88,7 +88,7 @@ class ProcessGroup:
         return f" The end of {path}:\n" + "\n".join(lines)
 
     def stop(self) -> None:
-        """Ends all processes: SIGTERM, one after the other, and SIGKILL for what is still there 5 s later."""
+        """Ends all processes: SIGTERM, one after the other, and SIGKILL for what is still there 10 s later."""
         names = sorted(self.processes, key=lambda name: STOP_ORDER.index(name) if name in STOP_ORDER else -1)
         for name in names:
             self.processes[name].terminate()
