@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rclpy.node import Node
@@ -18,6 +19,7 @@ from openvla_ros.system import rendering_backend
 BASE_FRAME = "panda_link0"
 STATE_RATE_HZ = 50.0
 SCENE_RATE_HZ = 20.0
+PACE_RATE_HZ = 0.2
 PHYSICS_STEP_S = 0.004
 LONGEST_CATCH_UP_S = 0.1  # a longer pause of this process is not simulated afterwards
 
@@ -28,7 +30,7 @@ class SimSettings:
 
     scene_seed: int = setting(0, "Scene that the next ~/reset lays out", minimum=0)
     image_rate_hz: float = setting(
-        15.0, "Frames per second of the policy's camera", unit="Hz", minimum=1.0, maximum=60.0, read_only=True
+        15.0, "Frames per second of the policy's camera", unit="Hz", minimum=1.0, maximum=50.0, read_only=True
     )
     overview_rate_hz: float = setting(
         8.0,
@@ -62,11 +64,14 @@ class SimNode(Node):
         self.create_subscription(topics.PoseStamped, topics.TARGET_POSE, self.on_target, topics.COMMAND)
         self.create_subscription(topics.Float64, topics.GRIPPER_COMMAND, self.on_gripper, topics.COMMAND)
         self.create_service(topics.Trigger, topics.RESET, self.on_reset)
-        steady_timer(self, 1.0 / STATE_RATE_HZ, self.publish_state)
-        steady_timer(self, 1.0 / SCENE_RATE_HZ, self.publish_scene)
-        steady_timer(self, 1.0 / self.settings.image_rate_hz, self.publish_image)
-        steady_timer(self, 1.0 / self.settings.overview_rate_hz, self.publish_overview)
-        steady_timer(self, 5.0, self.log_pace)
+        # One timer for all: every timer of its own would wake the executor once more.
+        self.beats = [
+            Beat(SCENE_RATE_HZ, self.publish_scene),
+            Beat(self.settings.image_rate_hz, self.publish_image),
+            Beat(self.settings.overview_rate_hz, self.publish_overview),
+            Beat(PACE_RATE_HZ, self.log_pace),
+        ]
+        steady_timer(self, 1.0 / STATE_RATE_HZ, self.tick)
         self.get_logger().info(f"simulated arm ready: scene {self.seed}, camera at {self.settings.image_rate_hz:g} Hz")
 
     def change_settings(self, settings: SimSettings) -> None:
@@ -79,6 +84,14 @@ class SimNode(Node):
         self.sim.close()
 
     # Time -----------------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Publishes the state, and whatever else is due."""
+        self.publish_state()
+        now_s = time.monotonic()
+        for beat in self.beats:
+            if beat.is_due(now_s):
+                beat.act()
 
     def advance(self) -> int:
         """Brings the simulation up to the present; returns the present as a stamp, nanoseconds of the ROS clock."""
@@ -157,6 +170,22 @@ class SimNode(Node):
         self.publish_state()
         self.publish_scene()
         return conversions.reply(response, True, f"Scene {self.seed} is laid out.")
+
+
+class Beat:
+    """Something done at a rate, whenever the tick of a faster timer finds it due."""
+
+    def __init__(self, rate_hz: float, act: Callable[[], None]) -> None:
+        self.act = act
+        self._period_s = 1.0 / rate_hz
+        self._next_s = time.monotonic()
+
+    def is_due(self, now_s: float) -> bool:
+        """True once per period; periods that were missed are not made up for."""
+        if now_s < self._next_s:
+            return False
+        self._next_s = max(self._next_s + self._period_s, now_s)
+        return True
 
 
 class Pace:

@@ -6,7 +6,7 @@ from rclpy.parameter import Parameter
 
 from openvla_core.types import Pose
 from openvla_ros import conversions, topics
-from openvla_ros.sim_node import Pace, SimNode
+from openvla_ros.sim_node import Beat, Pace, SimNode
 
 DOWN = np.array([1.0, 0.0, 0.0, 0.0])
 
@@ -179,3 +179,12 @@ def test_pace_speaks_only_when_keeping_up_changes(monkeypatch):
         sentences.append(pace.change())
     assert [bool(sentence) for sentence in sentences] == [True, False, True, False, True]
     assert "0.40" in sentences[2]
+
+
+def test_a_beat_keeps_its_rate_and_skips_what_it_missed(monkeypatch):
+    monkeypatch.setattr("openvla_ros.sim_node.time.monotonic", lambda: 0.0)
+    beat = Beat(15.0, lambda: None)
+    ticks = [number * 0.02 for number in range(150)]  # three seconds at 50 Hz
+    assert sum(beat.is_due(now_s) for now_s in ticks) == 45
+    assert beat.is_due(10.0)
+    assert [beat.is_due(10.0 + step * 0.02) for step in range(1, 4)] == [True, False, False]
