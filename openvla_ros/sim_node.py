@@ -178,7 +178,7 @@ class Beat:
     def __init__(self, rate_hz: float, act: Callable[[], None]) -> None:
         self.act = act
         self._period_s = 1.0 / rate_hz
-        self._next_s = time.monotonic()
+        self._next_s = time.monotonic() + self._period_s
 
     def is_due(self, now_s: float) -> bool:
         """True once per period; periods that were missed are not made up for."""
