@@ -8,6 +8,7 @@ import platform
 import random
 import shlex
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -118,7 +119,8 @@ class Demo:
             Progress(*columns, console=self.console, transient=True) as progress,
         ):
             bar = progress.add_task("episodes", total=len(self.plan), completed=len(self.results.rows))
-            for planned in self.plan[len(self.results.rows) :]:
+            done = {row.index for row in self.results.rows}
+            for planned in (episode for episode in self.plan if episode.index not in done):
                 progress.update(bar, description=escape(f'"{planned.instruction}"'))
                 record = len(self.clips) < self.arguments.video_episodes
                 row, clip, refusal = runner.run(planned, title(planned), record=record)
@@ -174,16 +176,28 @@ def plan(arguments: argparse.Namespace) -> list[PlannedEpisode]:
 def finished_rows(path: Path, plan: Sequence[PlannedEpisode]) -> list[EpisodeRow]:
     """The rows of an interrupted run of the same plan. Raises ConfigError when they belong to another plan."""
     rows = read_rows(path)
-    for row, planned in zip(rows, plan, strict=False):
-        if (row.scene_seed, row.instruction) != (planned.scene_seed, planned.instruction):
-            raise ConfigError(f"{path} holds episodes of other options. Give the same options, or another --out.")
-    return rows[: len(plan)]
+    wanted = {(planned.index, planned.scene_seed, planned.instruction) for planned in plan}
+    if any((row.index, row.scene_seed, row.instruction) not in wanted for row in rows):
+        raise ConfigError(f"{path} holds episodes of other options. Give the same options, or another --out.")
+    return rows
 
 
 def use_private_graph() -> None:
     """Keeps the demo away from robots on the network: this machine only, and a domain of its own unless one is set."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 100)))
+    os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain()))
+
+
+def free_domain() -> int:
+    """A ROS domain, 1 to 100, that no process of this machine takes part in. Raises ConfigError when there is none."""
+    domains = list(range(1, 101))
+    random.SystemRandom().shuffle(domains)
+    for domain in domains:
+        # Port of the first participant in a domain, by the DDS rules: it is bound while somebody is there.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+            probe.bind(("", 7410 + 250 * domain))
+            return domain
+    raise ConfigError("every ROS domain from 1 to 100 is in use on this machine. Set ROS_DOMAIN_ID yourself.")
 
 
 @contextlib.contextmanager

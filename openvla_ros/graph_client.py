@@ -1,5 +1,6 @@
 """A client of the running system: what its nodes say, its services, and waiting for conditions with a time limit."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -118,6 +119,9 @@ class GraphClient:
             for name, report in (("policy_node", self.policy), ("controller_node", self.controller)):
                 if report is not None and report.state == State.FAULT:
                     raise GraphError(f"{name} did not start: {report.code}: {report.sentence}")
+            if self.node.count_publishers(topics.POLICY_ACTION_CHUNK) > 1:
+                domain = os.environ.get("ROS_DOMAIN_ID", "0")
+                raise GraphError(f"Another policy runs in ROS_DOMAIN_ID={domain}. Stop it, or set another domain.")
             return (
                 self.scene is not None
                 and self.camera_stamp_ns > 0

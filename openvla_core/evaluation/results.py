@@ -127,7 +127,7 @@ class Results:
 
     def add(self, row: EpisodeRow) -> None:
         """Adds one episode and rewrites the file, so that an interrupted evaluation keeps every finished episode."""
-        self.rows.append(row)
+        self.rows = sorted([*self.rows, row], key=lambda other: other.index)
         self.write()
 
     def to_dict(self) -> dict[str, Any]:

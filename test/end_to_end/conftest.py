@@ -1,7 +1,6 @@
 """The real graph in processes of its own: no network, a domain of its own, the checkpoint that ships."""
 
 import os
-import random
 import subprocess
 import sys
 import uuid
@@ -9,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from openvla_ros.demo import free_domain
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "OPENVLA_TEST_RUN"
@@ -25,7 +26,7 @@ def demo_environment(shipped_checkpoint) -> dict[str, str]:
     """Environment of a demo in a process of its own; processes that descend from it can be found by MARK."""
     return {
         **os.environ,
-        "ROS_DOMAIN_ID": str(random.SystemRandom().randint(1, 100)),
+        "ROS_DOMAIN_ID": str(free_domain()),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         MARK: uuid.uuid4().hex,

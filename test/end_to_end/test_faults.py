@@ -1,7 +1,6 @@
 """What the arm does when the instruction changes, the camera stops or the policy process dies."""
 
 import os
-import random
 import signal
 
 import numpy as np
@@ -10,6 +9,7 @@ import rclpy
 
 from openvla_core.sim.tasks import Task, is_reached
 from openvla_ros import bringup, conversions, topics
+from openvla_ros.demo import free_domain
 from openvla_ros.episode_runner import EpisodeRunner
 
 HOLD_WITHIN_S = 0.5
@@ -81,7 +81,7 @@ def between(track, start_s: float, end_s: float) -> np.ndarray:
 @pytest.fixture(scope="module")
 def cell(shipped_checkpoint, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_DOMAIN_ID", str(random.SystemRandom().randint(1, 100)))
+        patch.setenv("ROS_DOMAIN_ID", str(free_domain()))
         patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
         rclpy.init()
         processes = bringup.start_demo({"checkpoint": shipped_checkpoint}, tmp_path_factory.mktemp("logs"))

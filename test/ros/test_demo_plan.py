@@ -1,10 +1,13 @@
 """What `openvla demo` makes of its options, before anything is started."""
 
+import contextlib
+import socket
+
 import pytest
 
 from openvla_core.errors import ConfigError
 from openvla_core.evaluation.results import EpisodeRow, Results
-from openvla_ros.demo import build_parser, finished_rows, main, plan
+from openvla_ros.demo import build_parser, finished_rows, free_domain, main, plan
 
 
 def planned(*options):
@@ -35,6 +38,21 @@ def test_a_missing_checkpoint_is_named(tmp_path, capsys, monkeypatch):
     assert str(tmp_path / "none") in capsys.readouterr().out.replace("\n", "")
 
 
+def test_a_free_domain_is_one_where_nobody_is():
+    with contextlib.ExitStack() as taken:
+        free = free_domain()
+        for domain in range(1, 101):
+            if domain != free:
+                port = taken.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                with contextlib.suppress(OSError):  # somebody really is in that domain
+                    port.bind(("", 7410 + 250 * domain))
+        assert free_domain() == free
+        last = taken.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        last.bind(("", 7410 + 250 * free))
+        with pytest.raises(ConfigError, match="ROS_DOMAIN_ID"):
+            free_domain()
+
+
 def row_of(episode):
     task = episode.task
     return EpisodeRow(
@@ -47,5 +65,7 @@ def test_resuming_keeps_rows_of_the_same_plan_only(tmp_path):
     for episode in planned("--episodes", "2"):
         results.add(row_of(episode))
     assert finished_rows(results.path, planned("--episodes", "4")) == results.rows
+    with pytest.raises(ConfigError, match="other options"):
+        finished_rows(results.path, planned("--episodes", "1"))
     with pytest.raises(ConfigError, match="other options"):
         finished_rows(results.path, planned("--episodes", "4", "--seed", "1"))
