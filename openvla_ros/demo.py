@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--decoding", choices=("constrained", "reference"), help="how action tokens are picked")
     add("--temperature", type=float, help="0 picks the most probable token, above 0 samples")
     add("--video-episodes", type=int, default=8, help="how many episodes are filmed (default 8)")
+    add("--domain", type=int, help="ROS domain to run in (default: one that nobody on this machine uses)")
     add("--resume", action="store_true", help="keep the finished episodes of results.json in --out and run the rest")
     return parser
 
@@ -102,7 +103,7 @@ class Demo:
         else:
             for name in FILES:
                 (self.out / name).unlink(missing_ok=True)
-        use_private_graph()
+        use_private_graph(self.arguments.domain)
         try:
             with graph(self.arguments, self.out, self.console) as runner:
                 self.results.facts |= policy_facts(runner)
@@ -182,10 +183,15 @@ def finished_rows(path: Path, plan: Sequence[PlannedEpisode]) -> list[EpisodeRow
     return rows
 
 
-def use_private_graph() -> None:
-    """Keeps the demo away from robots on the network: this machine only, and a domain of its own unless one is set."""
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain()))
+def use_private_graph(domain: int | None) -> None:
+    """Keeps a pretend arm's commands away from real robots: this machine only, in a domain nobody else is in.
+
+    Whatever the environment says: the shell the demo is started from may well be set up for a robot.
+    """
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    if os.environ.get("ROS_DISTRO") == "humble":
+        os.environ["ROS_LOCALHOST_ONLY"] = "1"  # what the line above was called there
+    os.environ["ROS_DOMAIN_ID"] = str(free_domain() if domain is None else domain)
 
 
 def free_domain() -> int:
@@ -197,7 +203,7 @@ def free_domain() -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
             probe.bind(("", 7410 + 250 * domain))
             return domain
-    raise ConfigError("every ROS domain from 1 to 100 is in use on this machine. Set ROS_DOMAIN_ID yourself.")
+    raise ConfigError("every ROS domain from 1 to 100 is in use on this machine. Give one with --domain.")
 
 
 @contextlib.contextmanager

@@ -121,7 +121,7 @@ class GraphClient:
                     raise GraphError(f"{name} did not start: {report.code}: {report.sentence}")
             if self.node.count_publishers(topics.POLICY_ACTION_CHUNK) > 1:
                 domain = os.environ.get("ROS_DOMAIN_ID", "0")
-                raise GraphError(f"Another policy runs in ROS_DOMAIN_ID={domain}. Stop it, or set another domain.")
+                raise GraphError(f"Another policy runs in ROS_DOMAIN_ID={domain}. Stop it, or use another domain.")
             return (
                 self.scene is not None
                 and self.camera_stamp_ns > 0

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from openvla_ros.demo import free_domain
-
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "OPENVLA_TEST_RUN"
 
@@ -26,8 +24,6 @@ def demo_environment(shipped_checkpoint) -> dict[str, str]:
     """Environment of a demo in a process of its own; processes that descend from it can be found by MARK."""
     return {
         **os.environ,
-        "ROS_DOMAIN_ID": str(free_domain()),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         MARK: uuid.uuid4().hex,
     }
