@@ -8,7 +8,7 @@ import numpy as np
 from openvla_core.errors import ConfigError
 from openvla_core.sim.tasks import COLORS, TASK_KINDS, Task
 
-HELD_OUT_BASE = 900_000  # scene seeds from here on are never used for training data
+HELD_OUT_BASE = 900_000  # training draws its scenes from 2**31 seeds; meeting one of these again is unlikely
 SCENES_PER_SEED = 10_000
 PHRASING_DRAWS = 64  # Task.sentence takes the drawn number modulo its wordings
 TIMEOUT_S = {"reach": 8.0, "pick": 12.0}
