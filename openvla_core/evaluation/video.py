@@ -130,16 +130,24 @@ def write_gif(path: Path, clips: Sequence[Clip], fps: float, max_bytes: int = 1_
 def _gif_bytes(clips: Sequence[Clip], width: int, fps: float) -> bytes:
     pictures = []
     for clip in clips:
+        # Every second picture is shown, twice as long: the motion keeps its true speed.
         for picture in list(clip_pictures(clip, hold=round(fps)))[::2]:
             height = round(picture.shape[0] * width / picture.shape[1])
-            small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-            pictures.append(Image.fromarray(small).quantize(64, dither=Image.Dither.NONE))
+            pictures.append(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))
+    palette = _palette(pictures)
+    frames = [Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     buffer = io.BytesIO()
-    # Every second picture is shown, twice as long: the motion keeps its true speed.
-    pictures[0].save(
-        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=round(2000 / fps), loop=0, optimize=True
-    )
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=round(2000 / fps), loop=0)
     return buffer.getvalue()
+
+
+def _palette(pictures: Sequence[np.ndarray]) -> Image.Image:
+    """128 colours for all pictures. Half of the say goes to strong colours: small cubes would turn grey otherwise."""
+    pixels = np.concatenate([picture[::2, ::2].reshape(-1, 3) for picture in pictures])
+    strong = pixels[np.ptp(pixels, axis=1) > 90]
+    rng = np.random.default_rng(0)
+    samples = [rng.choice(group, 40_000) for group in (pixels, strong) if len(group)]
+    return Image.fromarray(np.concatenate(samples)[None]).quantize(128)
 
 
 @functools.cache

@@ -73,6 +73,22 @@ def test_gif_stays_below_its_limit_even_for_noise(tmp_path):
         assert image.n_frames > 3
 
 
+def test_small_coloured_things_keep_their_colour_in_the_gif(tmp_path):
+    """A palette of the most frequent colours once made a yellow cube beige and a red one crimson."""
+    clip = make_clip(frames=4)
+    colors = [(240, 200, 20), (215, 20, 20), (20, 40, 215), (10, 140, 30)]
+    for overview, _ in clip.frames:
+        overview[:] = np.linspace(150, 220, 320, dtype=np.uint8)[None, :, None]
+        for index, color in enumerate(colors):
+            overview[200:214, 40 + 30 * index : 54 + 30 * index] = color
+    write_gif(tmp_path / "demo.gif", [clip], fps=8)
+    picture = np.asarray(Image.open(tmp_path / "demo.gif").convert("RGB")).astype(int)
+    scale = picture.shape[1] / 320
+    for index, color in enumerate(colors):
+        seen = picture[round(207 * scale), round((47 + 30 * index) * scale)]
+        assert np.abs(seen - color).max() < 25, (color, seen)
+
+
 def test_contact_sheet_has_a_row_per_episode_with_frames_in_order(tmp_path):
     save_contact_sheet(tmp_path / "sheet.png", [make_clip(), make_clip(success=None), make_clip(frames=0)])
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
