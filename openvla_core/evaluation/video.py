@@ -142,12 +142,12 @@ def _gif_bytes(clips: Sequence[Clip], width: int, fps: float) -> bytes:
 
 
 def _palette(pictures: Sequence[np.ndarray]) -> Image.Image:
-    """128 colours for all pictures. Half of the say goes to strong colours: small cubes would turn grey otherwise."""
+    """255 colours for all pictures. Half of the say goes to strong colours: small cubes would turn grey otherwise."""
     pixels = np.concatenate([picture[::2, ::2].reshape(-1, 3) for picture in pictures])
     strong = pixels[np.ptp(pixels, axis=1) > 90]
     rng = np.random.default_rng(0)
     samples = [rng.choice(group, 40_000) for group in (pixels, strong) if len(group)]
-    return Image.fromarray(np.concatenate(samples)[None]).quantize(128)
+    return Image.fromarray(np.concatenate(samples)[None]).quantize(255)
 
 
 @functools.cache
