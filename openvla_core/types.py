@@ -24,7 +24,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class ActionTokens:
-    """Action token ids (D,) int64, the probability the model gave each (D,), the entropy of each choice (D,) in nats."""
+    """Action token ids (D,) int64; the probability the model gave each (D,); the entropy of each choice (D,), nats."""
 
     ids: np.ndarray
     probabilities: np.ndarray
