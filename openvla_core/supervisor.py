@@ -131,11 +131,13 @@ class Supervisor:
     # Orders ---------------------------------------------------------------------------------------------------
 
     def start(self) -> tuple[bool, str]:
-        """Allows motion, from the measured pose; refused after a fault or emergency stop until reset."""
+        """Allows motion, from the measured pose when nothing was sent; after a fault or e-stop only after reset."""
         latched = self._estop or self._fault
         if latched:
             return False, f"{latched.sentence} Call reset first."
         self._running, self._paused = True, False
+        if self._limiter is None:
+            self._gripper.reset()  # a person may have opened it since
         self._forget_action("WAITING", "Holding: waiting for the first action.")
         return True, "Started: the arm moves when actions arrive."
 
@@ -158,6 +160,12 @@ class Supervisor:
         if self._estop:
             self._running = False
         self._estop = self._fault = None
+        return self.resync(now_s)
+
+    def resync(self, now_s: float) -> tuple[bool, str]:
+        """Makes the measured pose the commanded one, such as before commands reach an arm that did not follow them."""
+        if not self._pose_is_fresh(now_s):
+            return False, f"No fresh robot pose: {self._pose_sentence()}"
         self._gripper.reset()
         self._forget_action("WAITING", "Holding: waiting for the first action.")
         if self._limiter is not None:
@@ -232,7 +240,9 @@ class Supervisor:
             goals.append(Goal(pose, action.gripper))
             clipped = clipped or reasons
             start = pose
-        rate_hz = chunk.rate_hz if 0.0 < chunk.rate_hz < 1000.0 else self.convention.rate_hz
+        card_hz = self.convention.rate_hz
+        # A message must not be able to stretch its own time-out.
+        rate_hz = chunk.rate_hz if card_hz / 4 <= chunk.rate_hz <= card_hz * 4 else card_hz
         period_s = 1.0 / rate_hz
         first = goals[0].pose
         self._accepted = Accepted(
@@ -341,6 +351,9 @@ class Supervisor:
         if verdict.state == State.STANDBY and self._limiter.at_rest:
             self._limiter = self._adapter = None
             return None
+        if verdict.state == State.ESTOP and self._limiter.at_rest and self._pose_is_fresh(now_s):
+            # An arm that is moved by hand while stopped must not be pulled back when the hardware stop is released.
+            self._hold_measured_pose()
         return Command(SafeAction(self._limiter.brake(dt), self._gripper.command), None)
 
     def _hold_measured_pose(self) -> None:

@@ -46,6 +46,7 @@ class ControllerNode(LifecycleNode):
         self._backend: backends.Backend | None = None
         self._dry_run = self._settings.dry_run
         self._estop_pressed = False
+        self._active = False
         self._ticks = RateWindow(2.0)
         self._photon_to_command = RateWindow(30.0)
         self._last_tick_s = 0.0
@@ -58,7 +59,7 @@ class ControllerNode(LifecycleNode):
         self._chunks = self.create_subscription(
             topics.ActionChunk, topics.POLICY_ACTION_CHUNK, self._on_chunk, topics.COMMAND
         )
-        self._offer(topics.START, lambda supervisor: supervisor.start())
+        self._offer(topics.START, self._start)
         self._offer(topics.STOP, lambda supervisor: supervisor.stop())
         self._offer(topics.PAUSE, lambda supervisor: supervisor.pause())
         self._offer(topics.RESET, lambda supervisor: supervisor.reset(time.monotonic()))
@@ -89,13 +90,28 @@ class ControllerNode(LifecycleNode):
         """Allows motion."""
         if self._supervisor is None or not self._supervisor.start()[0]:
             return TransitionCallbackReturn.FAILURE
+        self._active = True
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Brakes; the timer goes on until the arm stands still, then nothing is sent."""
+        self._deactivate()
+        return super().on_deactivate(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As deactivate; there is no way back."""
+        self._deactivate()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As deactivate: after an error in a transition the arm must not move."""
+        self._deactivate()
+        return super().on_error(state)
+
+    def _deactivate(self) -> None:
+        self._active = False
         if self._supervisor is not None:
             self._supervisor.stop()
-        return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forgets the card and the state of the stream."""
@@ -146,8 +162,19 @@ class ControllerNode(LifecycleNode):
 
         self.create_service(topics.Trigger, name, on_request)
 
+    def _start(self, supervisor: Supervisor) -> tuple[bool, str]:
+        if not self._active:
+            return False, "The node is not active; activate it first."
+        return supervisor.start()
+
     def _on_set_dry_run(self, request, response):
-        self._dry_run = conversions.is_set_to(request)
+        wanted = conversions.is_set_to(request)
+        if self._dry_run and not wanted and self._supervisor is not None:
+            # The arm did not follow the dry run; its first real command must be where it is.
+            done, reason = self._supervisor.resync(time.monotonic())
+            if not done:
+                return conversions.reply(response, False, f"{reason} Still a dry run.")
+        self._dry_run = wanted
         sentence = "Dry run: nothing is sent to the robot." if self._dry_run else "Commands go to the robot."
         self.get_logger().warning(sentence)
         return conversions.reply(response, True, sentence)

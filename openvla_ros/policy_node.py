@@ -324,7 +324,7 @@ class PolicyNode(LifecycleNode):
         """A device error or a bug: says so and ends the process, because a broken CUDA context never recovers."""
         self.get_logger().error("".join(traceback.format_exception(error)))
         self.active = False
-        self.drop_task()
+        self.forget_instruction()
         self.board.set(State.FAULT, "FAULT", f"The policy failed ({type(error).__name__}: {error}); the process ends.")
         self.exit_code = EXIT_FAULT
 

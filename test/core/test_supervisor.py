@@ -408,3 +408,44 @@ def test_a_commanded_reference_never_runs_far_ahead_of_the_arm():
         bench.act((0.05, 0, 0, 0, 0, 0, 1.0), age_s=0.05, rate_hz=20.0)
         bench.run(0.06)
     assert bench.travel(1.0) <= 2 * SETTINGS.max_translation
+
+
+def test_an_arm_moved_by_hand_in_the_emergency_stop_is_not_pulled_back():
+    """The stream once went on with the pose from before the stop."""
+    bench = Bench()
+    bench.supervisor.on_estop(True)
+    bench.run(0.5)
+    bench.arm = Pose(HOME.position + np.array([0.0, 0.1, 0.0]), HOME.quaternion)
+    assert bench.travel(0.2) == 0.0
+
+
+def test_a_started_arm_leaves_the_gripper_alone_until_an_action_says_otherwise():
+    """A person may have opened it while nothing was sent."""
+    bench = Bench()
+    bench.act(row=(0.0,) * 6 + (0.0,), age_s=0.0)
+    bench.run(0.3)
+    assert bench.sent[-1].safe.gripper == 0.0
+    bench.supervisor.stop()
+    bench.run(0.5)
+    assert bench.sent[-1] is None
+    bench.supervisor.start()
+    bench.run(0.1)
+    assert bench.sent[-1].safe.gripper is None
+
+
+def test_a_message_cannot_stretch_its_own_time_out():
+    bench = Bench()
+    bench.act(rate_hz=0.01, age_s=0.0)
+    bench.run(action_timeout_s(CARD.rate_hz) + 2 * TICK)
+    assert bench.verdict.state == State.HOLD
+
+
+def test_resync_starts_again_from_where_the_arm_is():
+    bench = Bench()
+    bench.act(age_s=0.0)
+    bench.run(0.1)
+    bench.arm = HOME
+    bench.run(0.0)
+    bench.supervisor.on_pose(HOME, bench.ros_ns + 1, "panda_link0", bench.now_s)
+    assert bench.supervisor.resync(bench.now_s)[0]
+    assert bench.travel(0.2) == 0.0

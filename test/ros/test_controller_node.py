@@ -10,19 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 
-rclpy = pytest.importorskip("rclpy")
-pytest.importorskip("openvla_ros.msg", reason="the messages are not built")
-
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-
-from openvla_core.supervisor import State as CoreState  # noqa: E402
-from openvla_core.types import Pose  # noqa: E402
-from openvla_ros import conversions, topics  # noqa: E402
-from openvla_ros.controller_node import ControllerNode  # noqa: E402
-from openvla_ros.conversions import Chunk  # noqa: E402
-from openvla_ros.topics import State  # noqa: E402
+from openvla_core.supervisor import State as CoreState
+from openvla_core.types import Pose
+from openvla_ros import conversions, topics
+from openvla_ros.controller_node import ControllerNode
+from openvla_ros.conversions import Chunk
+from openvla_ros.topics import State
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CARD = REPOSITORY / "config" / "conventions" / "sim_tabletop.yaml"
@@ -298,8 +295,25 @@ def test_a_dry_run_shows_what_it_would_send_and_sends_nothing(start):
     bench.until_code("WAITING")
     bench.until(lambda: len(bench.previews) > 25, "no preview")
     assert not bench.commands
+    bench.act(age_s=0.02)
+    bench.until(lambda: np.linalg.norm(bench.previews[-1].position - HOME.position) > 0.005, "the preview moves")
     assert bench.call("set_dry_run", topics.SetBool, data=False)[0]
     bench.until(lambda: bench.commands, "no commands after the dry run")
+    first = bench.commands[0][1]
+    assert np.linalg.norm(first.position - HOME.position) < 1e-6, "the arm never left; its first command is where it is"
+
+
+@pytest.mark.parametrize("transition", ["trigger_deactivate", "trigger_shutdown"])
+def test_an_inactive_controller_cannot_be_started_by_a_service(bench, transition):
+    bench.until_code("WAITING")
+    getattr(bench.controller, transition)()
+    bench.until_code("STOPPED")
+    started, sentence = bench.call("start")
+    assert not started and "activate" in sentence
+    sent, heard = len(bench.commands), len(bench.reports)
+    bench.act(age_s=0.02)
+    bench.until(lambda: len(bench.reports) >= heard + 2, "two more heartbeats of the status")
+    assert len(bench.commands) == sent and not bench.applied
 
 
 def test_without_a_card_nothing_is_sent_and_the_status_says_what_to_set(start):
