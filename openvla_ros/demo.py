@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import platform
 import random
@@ -106,7 +107,10 @@ class Demo:
         use_private_graph(self.arguments.domain)
         try:
             with graph(self.arguments, self.out, self.console) as runner:
-                self.results.facts |= policy_facts(runner)
+                facts = policy_facts(runner)
+                if self.results.rows:
+                    check_same_policy(self.results.path, facts)
+                self.results.facts |= facts
                 self._run_episodes(runner)
         finally:
             self._write_pictures()
@@ -153,6 +157,17 @@ def policy_facts(runner: EpisodeRunner) -> dict[str, Any]:
     folder = Path(facts.pop("checkpoint"))
     weights = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
     return {"decoding": facts, "checkpoint": {"name": folder.name, "sha256": weights}}
+
+
+def check_same_policy(path: Path, facts: dict[str, Any]) -> None:
+    """Raises ConfigError when the episodes in this results.json were run by other weights or with other decoding."""
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    changed = [name for name, value in facts.items() if earlier.get(name, value) != value]
+    if changed:
+        raise ConfigError(
+            f"{path} was made with another {' and '.join(changed)}; rates of two policies cannot be mixed. "
+            "Give the same options, or another --out."
+        )
 
 
 def file_digest(path: Path) -> str:

@@ -1,6 +1,7 @@
 """What `openvla demo` makes of its options, before anything is started."""
 
 import contextlib
+import json
 import os
 import socket
 
@@ -8,7 +9,7 @@ import pytest
 
 from openvla_core.errors import ConfigError
 from openvla_core.evaluation.results import EpisodeRow, Results
-from openvla_ros.demo import build_parser, finished_rows, free_domain, main, plan
+from openvla_ros.demo import build_parser, check_same_policy, finished_rows, free_domain, main, plan
 
 
 def planned(*options):
@@ -71,3 +72,13 @@ def test_resuming_keeps_rows_of_the_same_plan_only(tmp_path):
         finished_rows(results.path, planned("--episodes", "1"))
     with pytest.raises(ConfigError, match="other options"):
         finished_rows(results.path, planned("--episodes", "4", "--seed", "1"))
+
+
+def test_episodes_of_another_policy_are_not_continued(tmp_path):
+    """Resuming with other weights once relabelled the finished episodes as theirs."""
+    path = tmp_path / "results.json"
+    facts = {"decoding": {"temperature": 0.0}, "checkpoint": {"sha256": {"model.safetensors": "a"}}}
+    path.write_text(json.dumps({**facts, "rows": []}))
+    check_same_policy(path, facts)
+    with pytest.raises(ConfigError, match="another checkpoint"):
+        check_same_policy(path, {**facts, "checkpoint": {"sha256": {"model.safetensors": "b"}}})
