@@ -22,6 +22,9 @@ def examine(path: str | Path, device: str = "cpu", dtype: str = "float32") -> tu
     """
     policy = load_policy(path, device=device, dtype=dtype)
     lines = [f"checkpoint    {path}", *_architecture(policy), *_statistics(policy)]
+    if policy.training_instructions:
+        lines.append(f"instructions  {len(policy.training_instructions)} known sentences:")
+        lines += [f"              {sentence}" for sentence in policy.training_instructions]
     good = True
     for heading, check in (("convention", _convention), ("vision", _vision)):
         try:

@@ -10,11 +10,11 @@ from rclpy.node import Node
 
 from openvla_core.config import setting
 from openvla_core.errors import ActionError, ConfigError, OpenVLAError
+from openvla_core.sim.rendering import prepare_headless
 from openvla_ros import conversions, topics
 from openvla_ros.conversions import Scene
 from openvla_ros.node_support import run, steady_timer
 from openvla_ros.parameters import declare_settings
-from openvla_ros.system import rendering_backend
 
 BASE_FRAME = "panda_link0"
 STATE_RATE_HZ = 50.0
@@ -209,7 +209,7 @@ class Pace:
 def make_simulation(seed: int):
     """The simulation laid out for a seed, its camera tried once. Raises ConfigError when nothing can be rendered."""
     # mujoco decides how to render while it is imported.
-    os.environ.setdefault("MUJOCO_GL", rendering_backend())
+    prepare_headless()
     from openvla_core.sim.tabletop import TabletopSim
 
     sim = TabletopSim()

@@ -1,8 +1,6 @@
 """Which processes make up the running system, from a few arguments. Launch files and `openvla up` both read this."""
 
-import ctypes.util
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 
 from openvla_core.config import setting, settings_from_mapping
 from openvla_core.errors import ConfigError
+from openvla_core.sim.rendering import headless_environment
 from openvla_ros import topics
 
 ROBOTS = ("sim",)
@@ -95,7 +94,7 @@ def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
 
     specs = []
     if arguments.robot == "sim":
-        environment = {"MUJOCO_GL": rendering_backend(), **single_thread()}
+        environment = {**headless_environment(), **single_thread()}
         specs.append(node_spec("sim_node", environment=environment, **common))
     card = arguments.convention or str(checkpoint / CARD_NAME)
     controller = _given(convention=card, dry_run=_flag(arguments.dry_run))
@@ -149,16 +148,6 @@ def checkpoint_folder(arguments: SystemArguments, share: Path) -> Path:
             "published layout as checkpoint; nothing is downloaded."
         )
     return folder.resolve()
-
-
-def rendering_backend() -> str:
-    """How MuJoCo shall render without a screen: MUJOCO_GL when set, else the library that is installed."""
-    if os.environ.get("MUJOCO_GL"):
-        return os.environ["MUJOCO_GL"]
-    has_driver = ctypes.util.find_library("EGL_mesa") or ctypes.util.find_library("EGL_nvidia")
-    if ctypes.util.find_library("EGL") and has_driver:
-        return "egl"
-    return "osmesa" if ctypes.util.find_library("OSMesa") else "egl"
 
 
 def single_thread() -> dict[str, str]:

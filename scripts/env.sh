@@ -3,6 +3,10 @@
 
 _root=$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." && pwd)
 _venv=${OPENVLA_VENV:-$_root/.venv}
+if [ ! -x "$_venv/bin/python" ]; then
+  echo "$_venv is not there yet. Run first: scripts/setup" >&2
+  return 1
+fi
 _messages=$_venv/openvla_ros/install
 _site=$("$_venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib", vars={"base": ""}))')
 
@@ -29,4 +33,5 @@ else
 fi
 export ROS_AUTOMATIC_DISCOVERY_RANGE=${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}
 export MUJOCO_GL=${MUJOCO_GL:-egl}
+export LP_NUM_THREADS=${LP_NUM_THREADS:-0}  # Mesa draws small pictures faster without threads of its own
 unset _root _venv _messages _site _libraries _folder _others

@@ -10,6 +10,10 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from openvla_core.sim.rendering import prepare_headless  # noqa: E402
+
+prepare_headless()
+
 
 @pytest.fixture(scope="session")
 def golden() -> Path:

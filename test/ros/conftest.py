@@ -1,7 +1,6 @@
 """Real rclpy in a private domain. Tests wait for conditions; what they start is ended whatever happens."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -10,18 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-rclpy = pytest.importorskip("rclpy", reason="the ROS ring needs rclpy")
-pytest.importorskip("openvla_ros.msg", reason="the ROS ring needs the built messages (scripts/setup)")
+import rclpy
 
 PATIENCE_S = 60.0  # how long a condition may take on a busy machine
 
 
 def use_private_domain() -> None:
     """A domain of our own on this machine only, and messages that check their fields."""
-    os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    # Read when messages are first imported, which the next line does.
     os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
+    from openvla_ros.demo import free_domain
+
+    os.environ["ROS_DOMAIN_ID"] = str(free_domain())
 
 
 use_private_domain()
@@ -138,8 +138,9 @@ def camera(world):
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory) -> Path:
     """An untrained tiny OpenVLA."""
-    tiny = pytest.importorskip("tiny_checkpoint")
-    return tiny.write(tmp_path_factory.mktemp("checkpoint") / "tiny")
+    import tiny_checkpoint
+
+    return tiny_checkpoint.write(tmp_path_factory.mktemp("checkpoint") / "tiny")
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from openvla_core.errors import ConfigError
-from openvla_ros import bringup, cli, conversions, system, topics
+from openvla_core.sim import rendering
+from openvla_ros import bringup, cli, conversions, topics
 from openvla_ros.bringup import ProcessError, ProcessGroup
 from openvla_ros.system import ProcessSpec, arguments_from, describe_system
 
@@ -215,13 +216,13 @@ def test_the_entry_point_runs_as_a_module():
 
 def test_rendering_prefers_what_is_asked_for_then_what_is_installed(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    assert system.rendering_backend() == "osmesa"
+    assert rendering.rendering_backend() == "osmesa"
     monkeypatch.delenv("MUJOCO_GL")
     for libraries, expected in (({"EGL", "EGL_mesa"}, "egl"), ({"EGL", "OSMesa"}, "osmesa"), ({"OSMesa"}, "osmesa")):
         monkeypatch.setattr(
-            system.ctypes.util, "find_library", lambda name, have=libraries: name if name in have else None
+            rendering.ctypes.util, "find_library", lambda name, have=libraries: name if name in have else None
         )
-        assert system.rendering_backend() == expected
+        assert rendering.rendering_backend() == expected
 
 
 def test_numbers_that_are_none_are_refused(tiny_checkpoint):
