@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from openvla_core.action_statistics import ActionStatistics, compute_statistics
+from openvla_core.action_tokenizer import ActionTokenizer
 from openvla_core.config import settings_from_mapping
 from openvla_core.errors import ConfigError
 from openvla_core.image_processor import ImageProcessor
@@ -92,12 +93,12 @@ def test_named_cube_label_and_sentence_agree(frames, statistics):
 
 
 def test_labels_are_the_experts_actions(frames, statistics):
-    batches = make_batches(frames, statistics)
-    batch = batches.draw(8)
-    from openvla_core.action_tokenizer import ActionTokenizer
-
-    decoded = statistics.unnormalize(ActionTokenizer(512).decode(batch.actions.numpy()))
-    np.testing.assert_allclose(decoded[..., :3], batch.truth.steps.numpy(), atol=0.002)
+    """Within one bin, and cut at the quantiles."""
+    batch = make_batches(frames, statistics).draw(8)
+    decoded = statistics.unnormalize(ActionTokenizer(512).decode(batch.actions.numpy()))[..., :3]
+    low, high = statistics.q01[:3], statistics.q99[:3]
+    error = np.abs(decoded - np.clip(batch.truth.steps.numpy(), low, high))
+    assert (error <= (high - low) / 255).all()
 
 
 def test_it_learns_a_handful_of_frames(frames, statistics, learner):
