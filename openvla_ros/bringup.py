@@ -1,5 +1,6 @@
 """Starts the described processes without `ros2 launch`, and ends every one of them."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from openvla_ros.node_support import EXIT_CONFIG, PARENT_VARIABLE
 from openvla_ros.system import ProcessSpec, SystemArguments, arguments_from, describe_system
 
 TERM_WITHIN_S = 10.0
+ORDERLY_S = 1.0  # how long the next process in STOP_ORDER waits for the one before it
 # First what gives orders, then what carries them out.
 STOP_ORDER = ("say", "policy_node", "controller_node", "sim_node")
 
@@ -88,11 +90,13 @@ class ProcessGroup:
         return f" The end of {path}:\n" + "\n".join(lines)
 
     def stop(self) -> None:
-        """Ends all processes: SIGTERM, one after the other, and SIGKILL for what is still there 10 s later."""
+        """Ends all processes with SIGTERM, first what gives orders; SIGKILL for what is still there 10 s later."""
         names = sorted(self.processes, key=lambda name: STOP_ORDER.index(name) if name in STOP_ORDER else -1)
+        deadline = time.monotonic() + TERM_WITHIN_S
         for name in names:
             self.processes[name].terminate()
-        deadline = time.monotonic() + TERM_WITHIN_S
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.processes[name].wait(ORDERLY_S)
         for name in names:
             try:
                 self.processes[name].wait(max(deadline - time.monotonic(), 0.0))

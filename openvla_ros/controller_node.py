@@ -55,7 +55,9 @@ class ControllerNode(LifecycleNode):
         self._commanded = self.create_publisher(topics.PoseStamped, topics.COMMANDED_POSE, topics.COMMAND)
         self._board = StatusBoard(self, self._measure, self._details)
         self.create_subscription(topics.PoseStamped, topics.CURRENT_POSE, self._on_pose, topics.SENSOR)
-        self.create_subscription(topics.Bool, topics.ESTOP, self._on_estop, topics.RECORD)
+        # Twice: a volatile publisher reaches only the first, what a latched one said before we started only the second.
+        for quality in (topics.RECORD, topics.LATCHED):
+            self.create_subscription(topics.Bool, topics.ESTOP, self._on_estop, quality)
         self._chunks = self.create_subscription(
             topics.ActionChunk, topics.POLICY_ACTION_CHUNK, self._on_chunk, topics.COMMAND
         )

@@ -229,11 +229,6 @@ def joint_state_message(
     return _set_header(message, stamp_ns)
 
 
-def to_joint_positions(message: topics.JointState) -> dict[str, float]:
-    """Joint name to position, rad or m."""
-    return dict(zip(message.name, message.position, strict=False))
-
-
 # Our own messages -----------------------------------------------------------------------------------------------
 
 

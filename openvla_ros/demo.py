@@ -226,10 +226,10 @@ def graph(arguments: argparse.Namespace, out: Path, console: Console) -> Iterato
     """The running graph and a runner in it; on the way out every process is stopped."""
     overrides = {name: getattr(arguments, name) for name in ("checkpoint", "device", "decoding", "temperature")}
     given = {name: value for name, value in overrides.items() if value is not None}
-    # rclpy's own handlers would end the context before the episodes are closed properly.
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     processes = bringup.start_demo({**given, "seed": arguments.seed}, log_folder=out / "logs")
     try:
+        # rclpy's own handlers would end the context before the episodes are closed properly.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         runner = EpisodeRunner(processes.check)
         with console.status("starting the simulated arm, the policy and the controller"):
             runner.wait_until_ready(READY_WITHIN_S)

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from openvla_core.sim.scene import CUBE_HALF
 from openvla_core.sim.tasks import REACH_HEIGHT, Task
 
 MAX_STEP = 0.05  # metres per action
@@ -45,8 +44,3 @@ def _pick(tool: np.ndarray, opening: float, cube: np.ndarray) -> tuple[np.ndarra
     # Keep clear of the cube's sides: the further off centre, the higher the fingers stay.
     height = min(FUNNEL_HEIGHT, FUNNEL_SLOPE * max(0.0, sideways - ALIGNED))
     return offset + [0.0, 0.0, height], 1.0
-
-
-def touches_table(tool: np.ndarray) -> bool:
-    """True for tool positions so low that the fingertips would enter the table."""
-    return float(tool[2]) < CUBE_HALF / 2

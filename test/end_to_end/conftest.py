@@ -1,6 +1,7 @@
 """The real graph in processes of its own: no network, a domain of its own, the checkpoint that ships."""
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -42,6 +43,8 @@ def start_demo(demo_environment, shipped_checkpoint):
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # A shell that runs the tests in the background hands on an ignored SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     return start

@@ -290,6 +290,17 @@ def test_the_emergency_stop_is_latched(bench):
     bench.until_code("WAITING")
 
 
+def test_an_emergency_stop_pressed_before_the_start_is_known(start):
+    """A controller that restarts must not need the button to be pressed again."""
+    button = rclpy.create_node("button")
+    publisher = button.create_publisher(topics.Bool, topics.ESTOP, topics.LATCHED)
+    publisher.publish(topics.Bool(data=True))
+    try:
+        assert start().until_code("ESTOP").state == State.ESTOP
+    finally:
+        button.destroy_node()
+
+
 def test_a_dry_run_shows_what_it_would_send_and_sends_nothing(start):
     bench = start(dry_run=True)
     bench.until_code("WAITING")
