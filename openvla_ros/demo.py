@@ -69,27 +69,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     arguments = build_parser().parse_args(argv)
     console = Console(highlight=False)
-    signal.signal(signal.SIGTERM, _interrupt)
+    interruption = Interruption()
+    earlier = {n: signal.signal(n, interruption.request) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return Demo(arguments, argv, console).run()
+        return Demo(arguments, argv, console, interruption).run()
     except OpenVLAError as error:
         console.print(f"[red]{type(error).__name__}[/red]: {error}", markup=True, soft_wrap=True)
         return EXIT_FAILED
     except KeyboardInterrupt:
         console.print("Interrupted; all processes have been stopped.")
         return EXIT_INTERRUPTED
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
+class Interruption:
+    """Ctrl-C and SIGTERM, noticed at a safe place: raised in the middle of rclpy they come out as another error."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def request(self, signum: int, frame: object) -> None:
+        """The signal handler."""
+        self.requested = True
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt once it has been requested."""
+        if self.requested:
+            raise KeyboardInterrupt
 
 
 class Demo:
     """One run of the command: its plan, its results and its films."""
 
-    def __init__(self, arguments: argparse.Namespace, argv: Sequence[str], console: Console) -> None:
+    def __init__(
+        self, arguments: argparse.Namespace, argv: Sequence[str], console: Console, interruption: Interruption
+    ) -> None:
         self.arguments = arguments
         self.console = console
+        self.interruption = interruption
         self.plan = plan(arguments)
         self.out: Path = arguments.out
         self.clips: list[Clip] = []
@@ -106,7 +125,7 @@ class Demo:
                 (self.out / name).unlink(missing_ok=True)
         use_private_graph(self.arguments.domain)
         try:
-            with graph(self.arguments, self.out, self.console) as runner:
+            with graph(self.arguments, self.out, self.console, self.interruption) as runner:
                 facts = policy_facts(runner)
                 if self.results.rows:
                     check_same_policy(self.results.path, facts)
@@ -222,7 +241,9 @@ def free_domain() -> int:
 
 
 @contextlib.contextmanager
-def graph(arguments: argparse.Namespace, out: Path, console: Console) -> Iterator[EpisodeRunner]:
+def graph(
+    arguments: argparse.Namespace, out: Path, console: Console, interruption: Interruption
+) -> Iterator[EpisodeRunner]:
     """The running graph and a runner in it; on the way out every process is stopped."""
     overrides = {name: getattr(arguments, name) for name in ("checkpoint", "device", "decoding", "temperature")}
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -230,7 +251,12 @@ def graph(arguments: argparse.Namespace, out: Path, console: Console) -> Iterato
     try:
         # rclpy's own handlers would end the context before the episodes are closed properly.
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        runner = EpisodeRunner(processes.check)
+
+        def check() -> None:
+            interruption.check()
+            processes.check()
+
+        runner = EpisodeRunner(check)
         with console.status("starting the simulated arm, the policy and the controller"):
             runner.wait_until_ready(READY_WITHIN_S)
         console.print(f"The graph is up on ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}.")
@@ -239,11 +265,8 @@ def graph(arguments: argparse.Namespace, out: Path, console: Console) -> Iterato
         finally:
             runner.close()
     finally:
-        # A second Ctrl-C must not leave processes behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         processes.stop()
         rclpy.try_shutdown()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def title(planned: PlannedEpisode) -> str:
