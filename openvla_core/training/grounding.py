@@ -31,6 +31,8 @@ class Truth:
 class GroundingHeads(nn.Module):
     """Reads patches ("this cube is here, at x, y, z") and hidden states ("tool, target and step are these")."""
 
+    color_ids: Tensor
+
     def __init__(self, width: int, color_ids: Tensor) -> None:
         super().__init__()
         self.register_buffer("color_ids", color_ids)

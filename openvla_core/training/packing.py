@@ -28,6 +28,7 @@ class Sentences:
     @classmethod
     def build(cls, texts: tuple[str, ...], tokenizer: Tokenizer, color_words: tuple[str, ...]) -> "Sentences":
         space = tokenizer.token_to_id(SPACE)
+        assert space is not None, "the tiny tokenizer always has the space token"
         ids = [with_trailing_space(tokenizer.encode(build_prompt(text)).ids, space) for text in texts]
         shared = 0
         while len({prompt[shared] for prompt in ids}) == 1:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def validate(weights: Path, config: dict, statistics: dict, scenes: Iterable[int
     """Closed-loop success in these scenes, each with every colour in turn: {"reach": [won, played], "pick": ...}."""
     torch.set_num_threads(1)
     learner = Learner.load(weights, config, statistics, temperature)
-    result = {}
+    result: dict[str, Any] = {}
     for kind in ("reach", "pick"):
         episodes = [(seed, Task(kind, COLORS[index % len(COLORS)])) for index, seed in enumerate(scenes)]
         judges = run_episodes(learner, episodes)
