@@ -17,6 +17,7 @@ from openvla_core.sim.tasks import ALL_TASKS, COLORS, Judge, Task
 from openvla_core.types import Pose
 
 WORKSPACE = (np.array([0.36, -0.23, 0.03]), np.array([0.66, 0.23, 0.31]))  # tool positions worth seeing, metres
+LOWEST_TOOL = CUBE_HALF / 2 + 0.003  # metres; below it the fingertips would enter the table
 NOISE_SIGMAS = (0.0, 0.006, 0.015, 0.03)  # metres added to an expert step, one of these per episode
 NOISE_WEIGHTS = (0.3, 0.3, 0.25, 0.15)
 GRIPPER_FLIP = 0.06  # share of expert steps with the wrong gripper command
@@ -91,7 +92,7 @@ def random_states(sim: TabletopSim, count: int, rng: np.random.Generator) -> Ite
             if tool[2] < 0.09 and np.sort(others)[1] < 0.085:
                 tool[2] += 0.09
                 cube[2] += 0.09
-        tool[2] = max(tool[2], CUBE_HALF / 2 + 0.003)
+        tool[2] = max(tool[2], LOWEST_TOOL)
         if kind < 3:
             tool = clear_of_cubes(tool, opening, cubes)
         sim.place(tool, opening, cubes, rng.uniform(-0.15, 0.15, len(cubes)))
@@ -144,9 +145,8 @@ def expert_walk(sim: TabletopSim, count: int, rng: np.random.Generator) -> Itera
 
 def keep_above_table(sim: TabletopSim, action: np.ndarray) -> np.ndarray:
     """The action, shortened downwards so that the fingertips stay above the table."""
-    lowest = CUBE_HALF / 2 + 0.003
     action = action.copy()
-    action[2] = max(action[2], lowest - sim.tcp_pose().position[2])
+    action[2] = max(action[2], LOWEST_TOOL - sim.tcp_pose().position[2])
     return action
 
 

@@ -71,8 +71,7 @@ class TinyTrainingModel(nn.Module):
         patches = model.encode_image(batch.pixels)
         ids, rows = packing.fill(batch.sentence, batch.read_actions)
         embed = model.language_model.model.embed_tokens
-        shared = embed(packing.sentences.shared)[None].expand(len(ids), -1, -1)
-        embeddings = torch.cat([shared[:, :1], patches, shared[:, 1:], embed(ids)], dim=1)
+        embeddings = torch.cat([prefix_embeddings(model, packing, patches), embed(ids)], dim=1)
         output = model.language_model.model(
             inputs_embeds=embeddings,
             attention_mask=packing.mask,
@@ -101,6 +100,12 @@ class TinyTrainingModel(nn.Module):
         return self.model.language_model.model.embed_tokens.weight
 
 
+def prefix_embeddings(model: OpenVLA, packing: Packing, patches: Tensor) -> Tensor:
+    """patches (B, P, D) -> what all instructions of an image share (B, 1 + P + C, D): BOS, patches, prompt words."""
+    shared = model.language_model.model.embed_tokens(packing.sentences.shared)[None].expand(len(patches), -1, -1)
+    return torch.cat([shared[:, :1], patches, shared[:, 1:]], dim=1)
+
+
 def take(hidden: Tensor, rows: Tensor) -> Tensor:
     """hidden (B, L, D) at rows (B, K, R) -> (B, K, R, D)."""
     flat = rows.flatten(1)[..., None].expand(-1, -1, hidden.shape[-1])
@@ -108,7 +113,7 @@ def take(hidden: Tensor, rows: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def greedy_actions(
+def choose_actions(
     model: OpenVLA,
     packing: Packing,
     pixels: Tensor,
@@ -127,8 +132,7 @@ def greedy_actions(
     first_id = model.config.action_vocab_size - BINS
     blank = torch.full((len(pixels), 1, ACTION_DIM), first_id)
     embed, llama = model.language_model.model.embed_tokens, model.language_model
-    shared = embed(packing.sentences.shared)[None].expand(len(pixels), -1, -1)
-    prefix = torch.cat([shared[:, :1], model.encode_image(pixels), shared[:, 1:]], dim=1)
+    prefix = prefix_embeddings(model, packing, model.encode_image(pixels))
     chosen = blank.clone()
     for step in range(ACTION_DIM):
         ids, rows = packing.fill(sentence[:, None], chosen)

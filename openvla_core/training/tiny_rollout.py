@@ -19,7 +19,7 @@ from openvla_core.training.batches import Batches
 from openvla_core.training.packing import Packing, Sentences
 from openvla_core.training.sim_frames import Frames, advance, keep_above_table, learner_walk
 from openvla_core.training.tiny_checkpoint import tiny_tokenizer
-from openvla_core.training.tiny_model import greedy_actions
+from openvla_core.training.tiny_model import choose_actions
 
 SCENES_AT_ONCE = 8
 EPISODE_STEPS = 40
@@ -56,7 +56,7 @@ class Learner:
         """images (B, 112, 112, 3) uint8 and one task each -> actions (B, 7) float64: metres, radians, gripper."""
         pixels = self.batches.normalize_images(torch.from_numpy(images))
         sentence = torch.tensor([self.packing.sentences.texts.index(task.sentence()) for task in tasks])
-        ids = greedy_actions(self.model, self.packing, pixels, sentence, self.temperature, self._generator)
+        ids = choose_actions(self.model, self.packing, pixels, sentence, self.temperature, self._generator)
         return self.statistics.unnormalize(self._tokens.decode(ids.numpy()))
 
 

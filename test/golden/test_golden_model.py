@@ -161,7 +161,6 @@ def test_five_optimizer_steps_agree(golden_policy, golden_checkpoint, golden_ans
 @pytest.mark.parametrize("merged", [False, True])
 @torch.no_grad()
 def test_a_lora_adapter_agrees(golden, golden_checkpoint, golden_answers, tensors, merged):
-    pytest.importorskip("peft")
     from openvla_core.adapter import attach_adapter, merge_adapter
 
     model = load_checkpoint(golden_checkpoint).model

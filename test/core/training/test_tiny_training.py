@@ -20,7 +20,7 @@ from openvla_core.training.batches import Batches
 from openvla_core.training.packing import Packing, Sentences
 from openvla_core.training.sim_frames import make_frames
 from openvla_core.training.tiny_checkpoint import tiny_config, tiny_preprocessor_config, tiny_tokenizer
-from openvla_core.training.tiny_model import TinyTrainingModel, greedy_actions, initialize, take
+from openvla_core.training.tiny_model import TinyTrainingModel, choose_actions, initialize, take
 from openvla_core.training.tiny_sim import TinySimRecipe
 
 ROOT = Path(__file__).parents[3]
@@ -127,7 +127,7 @@ def test_every_executed_parameter_gets_a_gradient(frames, statistics, learner):
 def test_chosen_actions_are_action_ids(frames, statistics, learner):
     packing = Packing(learner.packing.sentences, 64, instructions=1)
     batch = make_batches(frames, statistics, instructions=1).draw(5)
-    ids = greedy_actions(learner.model.eval(), packing, batch.pixels, batch.sentence[:, 0], 0.0, None)
+    ids = choose_actions(learner.model.eval(), packing, batch.pixels, batch.sentence[:, 0], 0.0, None)
     assert ids.shape == (5, 7)
     assert ((ids >= 256) & (ids < 512)).all()
 
