@@ -345,7 +345,7 @@ class Supervisor:
             if goal.gripper is not None:
                 self._gripper.decide(goal.gripper, now_s)
             started, self._accepted = self._accepted, None
-            return Command(SafeAction(pose, self._gripper.command), started)
+            return Command(self._safe_action(pose), started)
         # What was interrupted is never taken up again: only a new action moves the arm.
         self._expires_s, self._accepted = -math.inf, None
         if verdict.state == State.STANDBY and self._limiter.at_rest:
@@ -354,7 +354,16 @@ class Supervisor:
         if verdict.state == State.ESTOP and self._limiter.at_rest and self._pose_is_fresh(now_s):
             # An arm that is moved by hand while stopped must not be pulled back when the hardware stop is released.
             self._hold_measured_pose()
-        return Command(SafeAction(self._limiter.brake(dt), self._gripper.command), None)
+        return Command(self._safe_action(self._limiter.brake(dt)), None)
+
+    def _safe_action(self, pose: Pose) -> SafeAction:
+        assert self._limiter is not None
+        return SafeAction(
+            pose,
+            self._gripper.command,
+            velocity=self._limiter.velocity,
+            angular_velocity=self._limiter.angular_velocity,
+        )
 
     def _hold_measured_pose(self) -> None:
         measured = self._poses.newest()

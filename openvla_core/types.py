@@ -56,8 +56,11 @@ class SafeAction:
     """A command every limit has agreed to: the pose to hold now, the gripper opening and why it was changed.
 
     gripper: 0 closed to 1 open; None leaves the gripper as it is, because nothing has been asked of it yet.
+    velocity (3,) float64 m/s and angular_velocity (3,) float64 rad/s: how the pose moves now, base axes.
     """
 
     pose: Pose
     gripper: float | None
     reasons: tuple[str, ...] = field(default=())
+    velocity: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    angular_velocity: np.ndarray = field(default_factory=lambda: np.zeros(3))
