@@ -1,59 +1,108 @@
-"""Weight files: safetensors, in one piece or in shards with an index. Nothing else is read."""
+"""Weight files: safetensors, in one piece or in shards with or without an index. Nothing else is read."""
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from openvla_core.errors import CheckpointError
 from openvla_core.json_file import read_json
+from openvla_core.model import OpenVLA, OpenVLAConfig
+from openvla_core.safetensors_file import TORCH_DTYPES, StoredTensor, read_header, read_into, write_file
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 MAX_SHARD_BYTES = 7_000_000_000
 # Rotary frequencies are computed, not stored; files written by old versions of transformers still carry them.
 COMPUTED_SUFFIX = "rotary_emb.inv_freq"
 
 
-def iterate_tensors(directory: Path, expected: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
-    """Yields (name, tensor) from every safetensors file; refuses unknown names, other shapes and damaged files."""
+def expected_shapes(config: OpenVLAConfig) -> dict[str, torch.Size]:
+    """Name and shape of every tensor a checkpoint of these sizes holds."""
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in OpenVLA(config).state_dict().items()}
+
+
+def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
+    """Reads the headers only: every tensor of a checkpoint and its place. Raises CheckpointError for damaged files."""
+    weight_map = _weight_map(directory)
+    stored: dict[str, StoredTensor] = {}
     for path in weight_files(directory):
+        for name, tensor in read_header(path).items():
+            if name.endswith(COMPUTED_SUFFIX):
+                continue
+            if name in stored:
+                raise CheckpointError(
+                    f"{name} is in {stored[name].path.name} and again in {path.name}; expected once. "
+                    "Remove the files that do not belong to this checkpoint."
+                )
+            if weight_map is not None and weight_map.get(name) != path.name:
+                raise CheckpointError(
+                    f"{path.name} holds {name}; {INDEX} says it is in {weight_map.get(name)}. "
+                    "Copy index and shards of one checkpoint."
+                )
+            stored[name] = tensor
+    absent = [name for name in weight_map or {} if name not in stored and not name.endswith(COMPUTED_SUFFIX)]
+    if absent:
+        raise CheckpointError(f"{INDEX} names {absent[0]!r}, which no shard holds ({len(absent)} such names).")
+    return stored
+
+
+def check_tensors(stored: Mapping[str, StoredTensor], expected: Mapping[str, torch.Size]) -> None:
+    """Raises CheckpointError unless the files hold exactly the expected names and shapes, in bf16, fp16 or fp32."""
+    for name, tensor in stored.items():
+        check_shape(tensor.path, name, tensor.shape, expected)
+        if tensor.dtype not in TORCH_DTYPES:
+            raise CheckpointError(f"{tensor.path.name}: {name} is {tensor.dtype}; expected BF16, F16 or F32.")
+    check_complete(stored, expected, "the checkpoint")
+
+
+def check_complete(names: Iterable[str], expected: Mapping[str, torch.Size], owner: str) -> None:
+    missing = sorted(set(expected) - set(names))
+    if missing:
+        raise CheckpointError(f"{owner} lacks {len(missing)} weights, such as {missing[:3]}. Is a shard missing?")
+
+
+def read_tensors(
+    stored: Mapping[str, StoredTensor], device: str | torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """Yields (name, tensor), file by file in the order of the bytes. Beside the tensors it needs 16 MiB at most."""
+    for path in sorted({tensor.path for tensor in stored.values()}):
+        here = sorted((t.start, name) for name, t in stored.items() if t.path == path)
         try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - safe_open is not a mapping
-                    if name.endswith(COMPUTED_SUFFIX):
-                        continue
-                    check_shape(path, name, tuple(file.get_slice(name).get_shape()), expected)
-                    tensor = file.get_tensor(name)
-                    if not tensor.is_floating_point():
-                        raise CheckpointError(f"{path.name}: {name} is {tensor.dtype}; expected bf16, fp16 or fp32.")
-                    yield name, tensor
-        except (SafetensorError, OSError) as error:
+            with path.open("rb", buffering=0) as file:
+                for _, name in here:
+                    target = _allocate(stored[name], device, dtype)
+                    read_into(file, stored[name], target)
+                    yield name, target
+        except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error}). Copy the checkpoint again.") from error
 
 
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a checkpoint: those its index names, else the single file, else all shards."""
-    index = directory / INDEX
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{index} has no weight_map. Copy the checkpoint again.")
-        names = sorted({str(name) for name in weight_map.values()})
-        if any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
-            raise CheckpointError(f"{index} names files outside the checkpoint: {names}.")
-        absent = [name for name in names if not (directory / name).is_file()]
-        if absent:
-            raise CheckpointError(f"{directory} lacks {', '.join(absent)}, named in {INDEX}. Copy the missing shards.")
+    weight_map = _weight_map(directory)
+    if weight_map is not None:
+        names = sorted(set(weight_map.values()))
+        if (directory / SINGLE).is_file() and SINGLE not in names:
+            raise CheckpointError(
+                f"{directory} has both {SINGLE} and {INDEX}, which does not name it. "
+                "Which one is meant? Remove the other, with its shards."
+            )
+        _check_present(directory, names)
         return [directory / name for name in names]
     if (directory / SINGLE).is_file():
         return [directory / SINGLE]
-    shards = sorted(directory.glob("model-*.safetensors"))
+    shards = sorted(path for path in directory.glob("model-*.safetensors") if SHARD.fullmatch(path.name))
     if shards:
+        count = SHARD.fullmatch(shards[0].name).group(2)  # type: ignore[union-attr]
+        _check_present(
+            directory, [f"model-{i:05d}-of-{count}.safetensors" for i in range(1, min(int(count), 1000) + 1)]
+        )
         return shards
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
     found = f" It has {', '.join(pickles)}, which could run code when read; convert to safetensors." if pickles else ""
@@ -61,35 +110,43 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def write_weights(directory: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None, max_bytes: int) -> None:
-    """Writes the tensors as they are, or in another dtype; more than max_bytes go into several shards."""
-    shards: list[dict[str, Tensor]] = [{}]
-    used = total = 0
+    """Writes the tensors as they are, or in another dtype; more than max_bytes go into several shards.
+
+    Raises CheckpointError for tensors that are not bf16, fp16 or fp32 and are to be kept as they are.
+    """
     for name, tensor in state.items():
-        tensor = tensor.detach().to(device="cpu", dtype=dtype or tensor.dtype).contiguous()
-        size = tensor.numel() * tensor.element_size()
+        if (dtype or tensor.dtype) not in DTYPES.values():
+            raise CheckpointError(f"{name} is {tensor.dtype}; expected bf16, fp16 or fp32. Give a dtype to convert to.")
+    shards: list[list[str]] = [[]]
+    used = total = 0
+    # The widest first, so that each tensor begins at a multiple of its own width.
+    for name in sorted(state, key=lambda name: -(dtype or state[name].dtype).itemsize):
+        size = state[name].numel() * (dtype or state[name].dtype).itemsize
         if shards[-1] and used + size > max_bytes:
-            shards.append({})
+            shards.append([])
             used = 0
-        shards[-1][name] = tensor
+        shards[-1].append(name)
         used, total = used + size, total + size
-    if len(shards) == 1:
-        _write_shard(shards[0], directory / SINGLE)
-        return
     weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(shard, directory / file_name)
-        weight_map |= dict.fromkeys(shard, file_name)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    for number, names in enumerate(shards, start=1):
+        file_name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        layout = {name: (dtype or state[name].dtype, tuple(state[name].shape)) for name in names}
+        write_file(directory / file_name, layout, (state[name] for name in names))
+        weight_map |= dict.fromkeys(names, file_name)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def check_shape(path: Path, name: str, shape: tuple[int, ...], expected: Mapping[str, torch.Size]) -> None:
     if name not in expected:
-        raise CheckpointError(f"{path.name} holds {name}, which this model does not have. Does config.json fit it?")
+        raise CheckpointError(
+            f"{path.name} holds {name[:200]}, which this model does not have. Does config.json fit it?"
+        )
     if shape != tuple(expected[name]):
         raise CheckpointError(
-            f"{path.name} holds {name} with shape {shape}; config.json asks for {tuple(expected[name])}."
+            f"{path.name} holds {name} with shape {shape}; config.json asks for {tuple(expected[name])}. "
+            "Give the config.json that belongs to these weights."
         )
 
 
@@ -102,9 +159,32 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[str(dtype)]
 
 
-def _write_shard(shard: Mapping[str, Tensor], path: Path) -> None:
-    """Writes one file that whoever may read the folder may read; the library makes it private to its writer."""
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(dict(shard), path, metadata={"format": "pt"})
-    path.chmod(mode)
+def _weight_map(directory: Path) -> dict[str, str] | None:
+    """{tensor: file name} of the index, or None without one."""
+    index = directory / INDEX
+    if not index.exists():
+        return None
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map. Copy the checkpoint again.")
+    names = set(map(str, weight_map.values()))
+    if any(Path(name).name != name or not name.endswith(".safetensors") or "\0" in name for name in names):
+        raise CheckpointError(f"{index} names files outside the checkpoint: {sorted(names)[:3]}.")
+    return {name: str(file) for name, file in weight_map.items()}
+
+
+def _check_present(directory: Path, names: list[str]) -> None:
+    absent = [name for name in names if len(name) > 255 or not (directory / name).is_file()]
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        listed = ", ".join(name[:80] for name in absent[:3])
+        raise CheckpointError(f"{directory} lacks {listed}{more}. Copy the missing shards.")
+
+
+def _allocate(stored: StoredTensor, device: str | torch.device, dtype: torch.dtype) -> Tensor:
+    try:
+        return torch.empty(stored.shape, dtype=dtype, device=device)
+    except RuntimeError as error:  # also what torch raises when the memory of a device is used up
+        raise CheckpointError(
+            f"no room on {device} for the weights as {dtype} ({str(error)[:200]}). Use a smaller dtype."
+        ) from error

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import repr as shortened
 from typing import Any
 
 from openvla_core.errors import CheckpointError
+from openvla_core.model.config_fields import read_integer, read_list, read_mapping, read_number, read_text
 
 PATCH_SIZE = 14
 ACTION_BINS = 256
@@ -97,13 +99,12 @@ class OpenVLAConfig:
         """Reads a parsed config.json. Raises CheckpointError where the model would differ from what it describes."""
         if values.get("model_type") != "openvla":
             raise CheckpointError(
-                f"config.json has model_type {values.get('model_type')!r}; expected 'openvla'. "
+                f"config.json has model_type {shortened(values.get('model_type'))}; expected 'openvla'. "
                 "Give the directory of an OpenVLA checkpoint."
             )
-        pad_token_id = _integer(values, "pad_token_id", 32000)
-        language = _language(values, pad_token_id)
-        pad_to = _integer(values, "pad_to_multiple_of", 64)
-        bins = _integer(values, "n_action_bins", ACTION_BINS)
+        language = _language(values)
+        pad_to = read_integer(values, "pad_to_multiple_of", 64)
+        bins = read_integer(values, "n_action_bins", ACTION_BINS)
         if bins != ACTION_BINS:
             raise CheckpointError(f"config.json has n_action_bins {bins}; only {ACTION_BINS} is supported.")
         if not 0 < pad_to < language.vocab_size - ACTION_BINS:
@@ -116,9 +117,9 @@ class OpenVLAConfig:
             towers=_towers(values),
             language=language,
             pad_to_multiple_of=pad_to,
-            pad_token_id=pad_token_id,
+            pad_token_id=language.pad_token_id,
             prompt_style="openvla-v01" if vicuna else "openvla",
-            image_resize_strategy=values.get("image_resize_strategy", "resize-naive"),
+            image_resize_strategy=read_text(values, "image_resize_strategy", "resize-naive"),
         )
 
     @property
@@ -141,24 +142,18 @@ class OpenVLAConfig:
         return 3 * len(self.towers)
 
 
-def _integer(values: Mapping[str, Any], key: str, default: int) -> int:
-    value = values.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise CheckpointError(f"config.json has {key} {value!r}; expected a whole number of 0 or more.")
-    return value
-
-
 def _towers(values: Mapping[str, Any]) -> tuple[TowerConfig, ...]:
     backbone = values.get("vision_backbone_id")
     known_ids, known_size = BACKBONES.get(str(backbone), ((), 0))
-    ids = values.get("timm_model_ids") or known_ids
+    ids = read_list(values, "timm_model_ids", list(known_ids))
     if not ids:
         raise CheckpointError(
-            f"config.json has vision_backbone_id {backbone!r} and no timm_model_ids. Known: {', '.join(BACKBONES)}."
+            f"config.json has vision_backbone_id {shortened(backbone)} and no timm_model_ids. "
+            f"Known: {', '.join(BACKBONES)}."
         )
-    sizes = values.get("image_sizes") or [known_size or 224] * len(ids)
-    overrides = values.get("timm_model_kwargs") or [{}] * len(ids)
-    activations = values.get("timm_override_act_layers") or [None] * len(ids)
+    sizes = read_list(values, "image_sizes", [known_size or 224] * len(ids))
+    overrides = read_list(values, "timm_model_kwargs", [{}] * len(ids))
+    activations = read_list(values, "timm_override_act_layers", [None] * len(ids))
     if not len(ids) == len(sizes) == len(overrides) == len(activations) or len(ids) > 2:
         raise CheckpointError(
             f"config.json lists {len(ids)} timm_model_ids, {len(sizes)} image_sizes, {len(overrides)} "
@@ -166,34 +161,94 @@ def _towers(values: Mapping[str, Any]) -> tuple[TowerConfig, ...]:
             "expected one or two of each, equally many."
         )
     if any(activations):
-        raise CheckpointError(f"timm_override_act_layers {activations} is not supported; every entry must be null.")
+        raise CheckpointError(
+            f"timm_override_act_layers {shortened(activations)} is not supported; every entry must be null."
+        )
     towers = tuple(_tower(*entry) for entry in zip(ids, sizes, overrides, strict=True))
     if len({tower.patches for tower in towers}) != 1:
         raise CheckpointError(f"image_sizes {sizes} give the towers different patch grids; they must be equal.")
     return towers
 
 
-def _tower(timm_id: str, image_size: Any, overrides: Mapping[str, Any] | None) -> TowerConfig:
-    if timm_id not in TOWERS:
-        raise CheckpointError(f"timm_model_ids has {timm_id!r}, which is not known. Known: {', '.join(TOWERS)}.")
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < PATCH_SIZE:
-        raise CheckpointError(f"image_sizes has {image_size!r}; expected pixels, at least {PATCH_SIZE}.")
-    unknown = set(overrides or {}) - set(OVERRIDABLE)
+def _tower(timm_id: Any, image_size: Any, overrides: Any) -> TowerConfig:
+    if not isinstance(timm_id, str) or timm_id not in TOWERS:
+        raise CheckpointError(
+            f"timm_model_ids has {shortened(timm_id)}, which is not known. Known: {', '.join(TOWERS)}."
+        )
+    where = "timm_model_kwargs"
+    overrides = read_mapping(overrides, where)
+    unknown = set(overrides) - set(OVERRIDABLE)
     if unknown:
-        raise CheckpointError(f"timm_model_kwargs has {sorted(unknown)}; only {', '.join(OVERRIDABLE)} can be set.")
-    sizes = TOWERS[timm_id] | dict(overrides or {})
-    if sizes["depth"] < 2:
-        raise CheckpointError("timm_model_kwargs sets a depth below 2; features are taken before the last block.")
-    if sizes["embed_dim"] % sizes["num_heads"]:
-        raise CheckpointError(f"embed_dim {sizes['embed_dim']} is not a multiple of num_heads {sizes['num_heads']}.")
-    return TowerConfig(timm_id=timm_id, image_size=image_size, **sizes)
+        raise CheckpointError(f"{where} has {shortened(sorted(unknown))}; only {', '.join(OVERRIDABLE)} can be set.")
+    known = TOWERS[timm_id]
+    width = read_integer(overrides, "embed_dim", known["embed_dim"], where, least=1)
+    heads = read_integer(overrides, "num_heads", known["num_heads"], where, least=1)
+    if width % heads:
+        raise CheckpointError(f"embed_dim {width} is not a multiple of num_heads {heads}.")
+    return TowerConfig(
+        timm_id=timm_id,
+        image_size=read_integer({"image_size": image_size}, "image_size", 0, "image_sizes", least=PATCH_SIZE),
+        depth=read_integer(overrides, "depth", known["depth"], where, least=2),  # features come from the last but one
+        embed_dim=width,
+        num_heads=heads,
+        mlp_ratio=read_number(overrides, "mlp_ratio", known["mlp_ratio"], where, most=64.0),
+        prefix_tokens=known["prefix_tokens"],
+        layer_scale=known["layer_scale"],
+        attention_pool=known["attention_pool"],
+    )
 
 
-def _language(values: Mapping[str, Any], pad_token_id: int) -> LanguageConfig:
-    text = values.get("text_config") or {}
-    if text.get("model_type", "llama") != "llama":
-        raise CheckpointError(f"text_config has model_type {text['model_type']!r}; only 'llama' is supported.")
+def _language(values: Mapping[str, Any]) -> LanguageConfig:
+    where = "text_config"
+    text = read_mapping(values.get(where), where)
+    rope = read_mapping(text.get("rope_parameters"), "rope_parameters")
+    _check_fixed(text, rope)
+    default = LanguageConfig()
+
+    def size(key: str, standard: int) -> int:
+        return read_integer(text, key, standard, where, least=1)
+
+    hidden, heads = size("hidden_size", default.hidden_size), size("num_attention_heads", default.num_attention_heads)
+    if hidden % heads or hidden // heads % 2:
+        raise CheckpointError(
+            f"text_config has hidden_size {hidden}, not an even multiple of num_attention_heads {heads}."
+        )
+    if text.get("head_dim") not in (None, hidden // heads):
+        raise CheckpointError(
+            f"text_config has head_dim {shortened(text['head_dim'])}; only {hidden // heads} is supported."
+        )
+    shared = heads if text.get("num_key_value_heads") is None else size("num_key_value_heads", heads)
+    if heads % shared:
+        raise CheckpointError(f"text_config has {heads} num_attention_heads, not a multiple of {shared} for key_value.")
+    # The reference default of 32000 is never published without vocab_size, because of the <PAD> token.
+    vocab_size = size("vocab_size", default.vocab_size)
+    ids = {
+        "pad_token_id": read_integer(values, "pad_token_id", default.pad_token_id),
+        "bos_token_id": read_integer(text, "bos_token_id", default.bos_token_id, where),
+        "eos_token_id": read_integer(text, "eos_token_id", default.eos_token_id, where),
+    }
+    beyond = [f"{key} {value}" for key, value in ids.items() if value >= vocab_size]
+    if beyond:
+        raise CheckpointError(f"config.json has {', '.join(beyond)} beyond its vocabulary of {vocab_size}.")
+    theta = text if text.get("rope_theta") is not None else {"rope_theta": default.rope_theta, **rope}
+    return LanguageConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=size("intermediate_size", default.intermediate_size),
+        num_hidden_layers=size("num_hidden_layers", default.num_hidden_layers),
+        num_attention_heads=heads,
+        num_key_value_heads=shared,
+        rms_norm_eps=read_number(text, "rms_norm_eps", default.rms_norm_eps, where, most=0.1),
+        rope_theta=read_number(theta, "rope_theta", default.rope_theta, where, most=1e12),
+        max_position_embeddings=size("max_position_embeddings", default.max_position_embeddings),
+        **ids,
+    )
+
+
+def _check_fixed(text: Mapping[str, Any], rope: Mapping[str, Any]) -> None:
+    """What other Llamas vary and this model does not."""
     fixed = {
+        "model_type": "llama",
         "hidden_act": "silu",
         "tie_word_embeddings": False,
         "attention_bias": False,
@@ -202,29 +257,6 @@ def _language(values: Mapping[str, Any], pad_token_id: int) -> LanguageConfig:
     }
     for key, expected in fixed.items():
         if text.get(key, expected) != expected:
-            raise CheckpointError(f"text_config has {key} {text[key]!r}; only {expected!r} is supported.")
-    rope = text.get("rope_parameters") or {}
+            raise CheckpointError(f"text_config has {key} {shortened(text[key])}; only {expected!r} is supported.")
     if rope.get("rope_type", "default") != "default":
-        raise CheckpointError(f"text_config has rope_type {rope['rope_type']!r}; only 'default' is supported.")
-    defaults = LanguageConfig()
-    heads = _integer(text, "num_attention_heads", defaults.num_attention_heads)
-    hidden = _integer(text, "hidden_size", defaults.hidden_size)
-    if not heads or hidden % heads:
-        raise CheckpointError(f"text_config has hidden_size {hidden}, not a multiple of num_attention_heads {heads}.")
-    if text.get("head_dim") not in (None, hidden // heads):
-        raise CheckpointError(f"text_config has head_dim {text['head_dim']}; only {hidden // heads} is supported.")
-    # The reference default of 32000 is never published without vocab_size, because of the <PAD> token.
-    return LanguageConfig(
-        vocab_size=_integer(text, "vocab_size", defaults.vocab_size),
-        hidden_size=hidden,
-        intermediate_size=_integer(text, "intermediate_size", defaults.intermediate_size),
-        num_hidden_layers=_integer(text, "num_hidden_layers", defaults.num_hidden_layers),
-        num_attention_heads=heads,
-        num_key_value_heads=text.get("num_key_value_heads") or heads,
-        rms_norm_eps=float(text.get("rms_norm_eps", defaults.rms_norm_eps)),
-        rope_theta=float(text.get("rope_theta") or rope.get("rope_theta") or defaults.rope_theta),
-        max_position_embeddings=_integer(text, "max_position_embeddings", defaults.max_position_embeddings),
-        pad_token_id=pad_token_id,
-        bos_token_id=_integer(text, "bos_token_id", defaults.bos_token_id),
-        eos_token_id=_integer(text, "eos_token_id", defaults.eos_token_id),
-    )
+        raise CheckpointError(f"text_config has rope_type {shortened(rope['rope_type'])}; only 'default' is supported.")

@@ -1,0 +1,82 @@
+"""tokenizer.json, read and checked: a tokenizer that does not fit the model is found at start-up, not by the arm."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from openvla_core.errors import CheckpointError
+from openvla_core.model import OpenVLAConfig
+from openvla_core.prompt import SPACE, build_prompt
+from openvla_core.safetensors_file import StoredTensor
+
+MAX_TOKENIZER_BYTES = 100_000_000
+# Encoded once at start-up: known and unknown words, capitals, digits and letters beyond ASCII.
+PROBE = "put the Blue cup 17 onto the café's □ tray"
+EMBEDDING, HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
+
+
+def load_tokenizer(directory: Path, config: OpenVLAConfig) -> Tokenizer:
+    """Reads tokenizer.json and checks that it fits the model. Raises CheckpointError."""
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing. Save the tokenizer of the checkpoint in its fast (JSON) form.")
+    if path.stat().st_size > MAX_TOKENIZER_BYTES:
+        raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; expected {MAX_TOKENIZER_BYTES:,} at most.")
+    try:
+        return _checked(path, Tokenizer.from_file(str(path)), config)
+    except CheckpointError:
+        raise
+    except BaseException as error:  # the library raises plain Exception, and an own BaseException where it panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{path} cannot be read ({str(error)[:300]}). Copy the checkpoint again.") from error
+
+
+def highest_id(tokenizer: Tokenizer) -> int:
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+
+def check_vocabulary(config: OpenVLAConfig, tokenizer: Tokenizer, stored: Mapping[str, StoredTensor]) -> None:
+    """Raises CheckpointError, naming who disagrees, unless config.json, weights and tokenizer share one vocabulary."""
+    vocab_size = config.language.vocab_size
+    rows = {name: stored[name].shape[0] for name in (EMBEDDING, HEAD) if name in stored and stored[name].shape}
+    wrong = [f"{name} has {count} rows" for name, count in rows.items() if count != vocab_size]
+    if highest_id(tokenizer) >= vocab_size:
+        wrong.append(f"tokenizer.json has ids up to {highest_id(tokenizer)}")
+    if wrong:
+        right = [f"{name} has {count} rows" for name, count in rows.items() if count == vocab_size]
+        agree = f" (as {' and '.join(right)})" if right else ""
+        raise CheckpointError(
+            f"the vocabularies disagree: config.json has vocab_size {vocab_size}{agree}, but {' and '.join(wrong)}. "
+            "Give config.json, tokenizer.json and weights of one checkpoint."
+        )
+
+
+def write_tokenizer(directory: Path, tokenizer: Tokenizer | str | Path) -> None:
+    """Writes tokenizer.json; a path is copied byte for byte."""
+    target = directory / "tokenizer.json"
+    if isinstance(tokenizer, Tokenizer):
+        tokenizer.save(str(target))
+    else:
+        shutil.copyfile(tokenizer, target)
+
+
+def _checked(path: Path, tokenizer: Tokenizer, config: OpenVLAConfig) -> Tokenizer:
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if tokenizer.token_to_id(SPACE) is None:
+        raise CheckpointError(f"{path} has no token {SPACE!r}; it stands between prompt and action.")
+    bos = config.language.bos_token_id
+    prompt = build_prompt(PROBE, config.prompt_style)
+    ids, plain = (tokenizer.encode(prompt, add_special_tokens=special).ids for special in (True, False))
+    if ids[:1] != [bos] or ids[1:] != plain:
+        raise CheckpointError(
+            f"{path} makes {ids[:4]}...{ids[-2:]} of a prompt whose own ids are {plain[:3]}...{plain[-2:]}; expected "
+            f"the beginning-of-sequence token {bos} first and nothing else added. "
+            "Give the tokenizer a post-processor that does that."
+        )
+    if not plain:
+        raise CheckpointError(f"{path} makes no token at all of a prompt. Copy the checkpoint again.")
+    return tokenizer
