@@ -1,0 +1,39 @@
+"""The golden comparison notices every known way to get the model slightly wrong; several of them flip no token."""
+
+import pytest
+from breakers import BREAKERS, HARMLESS, TOLERANCE, Published, broken_policy
+
+
+@pytest.fixture(scope="module")
+def published():
+    return Published()
+
+
+@pytest.fixture(scope="module")
+def unbroken(published):
+    return published.compare(broken_policy())
+
+
+def test_the_unbroken_model_passes(unbroken):
+    assert unbroken.agrees
+    assert unbroken.tokens == unbroken.of == 35
+    assert unbroken.first_step <= unbroken.every_step <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", BREAKERS)
+def test_the_comparison_fails_when_one_thing_is_wrong(published, name):
+    effect = published.compare(broken_policy(BREAKERS[name]))
+    assert not effect.agrees
+    assert effect.first_step > 5 * TOLERANCE  # well clear of rounding, already at the first token
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_cannot_matter_is_not_mistaken_for_an_error(published, name):
+    assert published.compare(broken_policy(HARMLESS[name])).agrees
+
+
+def test_tokens_alone_would_miss_some_errors(published):
+    """Why logits are compared to 1e-4: these leave all 35 tokens as they are."""
+    quiet = ("RMS norm epsilon 1e-5, Llama-2's own, instead of 1e-6", "tanh GELU in SigLIP", "tanh GELU in DINOv2")
+    for name in quiet:
+        assert published.compare(broken_policy(BREAKERS[name])).tokens == 35
