@@ -52,7 +52,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     # The text of a decoding error carries the whole file.
-    return f"{error.encoding}: {error.reason}" if isinstance(error, UnicodeError) else str(error)[:300]
+    if isinstance(error, (UnicodeDecodeError, UnicodeEncodeError)):
+        return f"{error.encoding}: {error.reason}"
+    return str(error)[:300]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def _fill(file: BinaryIO, stored: StoredTensor, flat: Tensor) -> None:
 
 def _bytes(flat: Tensor) -> memoryview:
     """The memory of a contiguous tensor (N,) on the CPU."""
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
