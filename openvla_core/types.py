@@ -64,3 +64,15 @@ class SafeAction:
     reasons: tuple[str, ...] = field(default=())
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(3))
     angular_velocity: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why commands do not reach the robot or are not carried out: a stable code and a sentence for a person.
+
+    latched: the arm may go on only after a person has called reset, even when the reason is gone.
+    """
+
+    code: str
+    sentence: str
+    latched: bool = False

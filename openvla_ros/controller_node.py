@@ -81,7 +81,7 @@ class ControllerNode(LifecycleNode):
         card = load_convention(self._settings.convention)
         supervisor = Supervisor(self._settings, card)
         supervisor.on_estop(self._estop_pressed)
-        self._backend = backends.make_backend(self._settings.backend, self, self._settings.base_frame)
+        self._backend = backends.make_backend(self._settings.backend, self, self._settings)
         self._supervisor = supervisor
         self.get_logger().info(
             f"convention {card.name!r} at {card.rate_hz:g} Hz, backend {self._settings.backend!r}, "
@@ -117,6 +117,8 @@ class ControllerNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forgets the card and the state of the stream."""
+        if self._backend is not None:
+            self._backend.close()
         self._supervisor = self._backend = None
         return super().on_cleanup(state)
 

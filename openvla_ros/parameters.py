@@ -19,26 +19,33 @@ INT64 = 2**63 - 1
 
 
 def declare_settings(
-    node: Node, settings_class: type[SettingsT], on_change: Callable[[SettingsT], None] | None = None
+    node: Node,
+    settings_class: type[SettingsT],
+    on_change: Callable[[SettingsT], None] | None = None,
+    prefix: str = "",
 ) -> SettingsT:
     """Declares one parameter per field and returns the settings with the values from YAML and command line.
 
     Args:
         settings_class: frozen dataclass whose fields were made by `openvla_core.config.setting`.
+        prefix: put before every name, such as "crisp." for the parameters crisp.topic and so on. Settings that were
+            declared before, as by an earlier configure of the same node, are read again. Not with on_change.
         on_change: called with the new settings after a user set parameters; may raise OpenVLAError to refuse them.
             Without it every parameter is read-only, so that nobody sets a value that nothing reads.
 
     Raises:
         ConfigError: a value has the wrong type, is NaN or lies outside its range or choices.
     """
+    assert not (prefix and on_change)
     types = typing.get_type_hints(settings_class)
     fields = {field.name: field for field in dataclasses.fields(settings_class)}  # type: ignore[arg-type]
     values = {}
     for name, field in fields.items():
-        given = _given_value(node, name, default_of(field))
+        given = _given_value(node, prefix + name, default_of(field))
         values[name] = checked_value(field, types[name], given)
         read_only = field.metadata.get("read_only", False) or on_change is None
-        _declare(node, field, types[name], values[name], read_only)
+        if not node.has_parameter(prefix + name):
+            _declare(node, field, prefix, types[name], values[name], read_only)
     settings = settings_from_mapping(settings_class, values)
     if on_change is not None:
         _apply_changes(node, settings, fields, types, on_change)
@@ -77,6 +84,8 @@ def _checked_item(field: dataclasses.Field, kind: Any, value: Any) -> Any:
 
 def _given_value(node: Node, name: str, default: Any) -> Any:
     """The value from YAML or command line, of whatever type it has, else the default."""
+    if node.has_parameter(name):
+        return node.get_parameter(name).value
     loose = conversions.parameter_descriptor("", dynamic_typing=True)
     try:
         value = node.declare_parameter(name, list(default) if isinstance(default, tuple) else default, loose).value
@@ -86,7 +95,7 @@ def _given_value(node: Node, name: str, default: Any) -> Any:
     return value
 
 
-def _declare(node: Node, field: dataclasses.Field, kind: Any, value: Any, read_only: bool) -> None:
+def _declare(node: Node, field: dataclasses.Field, prefix: str, kind: Any, value: Any, read_only: bool) -> None:
     unit = field.metadata.get("unit", "")
     descriptor = conversions.parameter_descriptor(
         description=field.metadata.get("description", "") + (f", {unit}" if unit else ""),
@@ -97,7 +106,7 @@ def _declare(node: Node, field: dataclasses.Field, kind: Any, value: Any, read_o
         dynamic_typing=isinstance(value, (list, tuple)) and not value,
     )
     node.declare_parameter(
-        field.name, list(value) if isinstance(value, tuple) else value, descriptor, ignore_override=True
+        prefix + field.name, list(value) if isinstance(value, tuple) else value, descriptor, ignore_override=True
     )
 
 

@@ -2,17 +2,19 @@
 
 from rclpy.node import Node
 
-from openvla_core.types import SafeAction
+from openvla_core.types import Problem, SafeAction
 from openvla_ros import conversions, topics
+from openvla_ros.backends import RobotSettings
+from openvla_ros.backends.command_topic import CommandTopic
 
 
 class SimBackend:
     """Publishes robot/target_pose (base frame) and robot/gripper_command (0 closed to 1 open)."""
 
-    def __init__(self, node: Node, base_frame: str) -> None:
-        self._base_frame = base_frame
-        self._target = node.create_publisher(topics.PoseStamped, topics.TARGET_POSE, topics.COMMAND)
-        self._gripper = node.create_publisher(topics.Float64, topics.GRIPPER_COMMAND, topics.COMMAND)
+    def __init__(self, node: Node, settings: RobotSettings) -> None:
+        self._base_frame = settings.base_frame
+        self._target = CommandTopic(node, topics.PoseStamped, topics.TARGET_POSE)
+        self._gripper = CommandTopic(node, topics.Float64, topics.GRIPPER_COMMAND)
 
     def send(self, command: SafeAction, stamp_ns: int) -> None:
         """Publishes the pose, and the gripper opening once there is one."""
@@ -20,7 +22,21 @@ class SimBackend:
         if command.gripper is not None:
             self._gripper.publish(conversions.number_message(command.gripper))
 
+    def problem(self) -> Problem | None:
+        """Whether the simulated arm listens, and to nobody else."""
+        return self._target.problem() or self._gripper.problem()
 
-def make(node: Node, base_frame: str) -> SimBackend:
-    """The backend with its publishers on the node."""
-    return SimBackend(node, base_frame)
+    def reset(self) -> None:
+        """Nothing to forget but an arm that went away."""
+        self._target.reset()
+        self._gripper.reset()
+
+    def close(self) -> None:
+        """Takes both topics off the node."""
+        self._target.close()
+        self._gripper.close()
+
+
+def make(node: Node, settings: RobotSettings) -> SimBackend:
+    """The backend; its topics appear with the first command."""
+    return SimBackend(node, settings)
