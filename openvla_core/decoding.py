@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -84,3 +85,13 @@ def confidence(ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
             "float16 overflows where bfloat16 does not."
         )
     return probabilities.gather(-1, ids[:, None])[:, 0], entropies
+
+
+def refuse_early_end(ids: np.ndarray, eos_id: int) -> None:
+    """Raises ActionTokenError when the ids (D,) contain the end of the answer: what follows it means nothing."""
+    ended = np.flatnonzero(ids == eos_id)
+    if ended.size:
+        raise ActionTokenError(
+            f"the model ended its answer after {ended[0]} of {len(ids)} action tokens. Hold the robot; check that "
+            "unnorm_key, instruction and checkpoint belong together, or set decoding to 'constrained'."
+        )

@@ -10,16 +10,25 @@ import torch
 from openvla_core.action_statistics import ActionStatistics, choose_unnorm_key, statistics_of
 from openvla_core.action_tokenizer import ActionTokenizer
 from openvla_core.checkpoint import Checkpoint, load_checkpoint
-from openvla_core.decoding import Decoder, confidence, generate
+from openvla_core.decoding import Decoder, confidence, generate, refuse_early_end
 from openvla_core.errors import CheckpointError, InstructionError
 from openvla_core.processor import Processor, to_numpy
 from openvla_core.prompt import clean_instruction
+from openvla_core.quantization import check_quantization, quantize_language_model
 from openvla_core.types import ActionTokens, NormalizedAction
+
+# The self-test asks about these; the last is made of words that every prompt contains.
+ANY_SENTENCE = ("pick up the cup", "take the robot")
+LEAST_CHANGE = 1e-5
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one frame led to. action (D,) float64 is in the units of the data set `unnorm_key`."""
+    """What one frame led to. action (D,) float64 is in the units of the data set `unnorm_key`.
+
+    The probabilities and entropies in `tokens` are over the whole vocabulary, under constrained decoding too: a model
+    that would rather have answered with text shows it by a low probability.
+    """
 
     tokens: ActionTokens
     normalized: NormalizedAction
@@ -36,6 +45,7 @@ def load_policy(
     temperature: float = 0.0,
     seed: int | None = None,
     adapter: str | Path | None = None,
+    quantization: str = "none",
 ) -> "Policy":
     """Loads a checkpoint directory as OpenVLA publishes it. Nothing is downloaded or executed.
 
@@ -47,16 +57,22 @@ def load_policy(
         decoding: "constrained" to the 256 action ids, or "reference" for the published unconstrained greedy choice.
         temperature: 0 for the most likely action; above, actions are drawn at random.
         seed: of the random draws; None for a different sequence each time.
-        adapter: directory of a LoRA adapter in PEFT format to attach.
+        adapter: directory of a LoRA adapter in PEFT format; attached, or merged first when the model is quantized.
+        quantization: "none", or "int8", "int4" or "nf4" for the weights of the language model's decoder. The checkpoint
+            is then read into main memory and goes to the device layer by layer; bfloat16 is the dtype to choose.
 
     Raises:
         CheckpointError, StatisticsError, ConventionError, ConfigError: what is wrong and what to do.
     """
-    checkpoint = load_checkpoint(path, device=device, dtype=dtype)
+    check_quantization(quantization)
+    full_size = quantization == "none"
+    checkpoint = load_checkpoint(path, device=device if full_size else "cpu", dtype=dtype)
     if adapter is not None:
-        from openvla_core.adapter import attach_adapter
+        from openvla_core.adapter import attach_adapter, merge_adapter
 
-        attach_adapter(checkpoint.model, adapter)
+        (attach_adapter if full_size else merge_adapter)(checkpoint.model, adapter)
+    if not full_size:
+        quantize_language_model(checkpoint.model, quantization, device)
     return Policy(checkpoint, unnorm_key, decoding, temperature, seed)
 
 
@@ -126,33 +142,52 @@ class Policy:
         self.processor.prompt_ids(cleaned)
         return cleaned
 
-    def check_vision(self) -> None:
+    def check_vision(self) -> float:
         """Raises CheckpointError unless a black, a white and a noise image lead to different first-step logits.
 
         A model whose image path is broken still answers, with one and the same action for everything it sees.
+
+        Returns:
+            By how much the logits changed between the two images that the model tells apart least.
         """
         size = self.config.towers[0].image_size
         noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
         black, white = np.zeros_like(noise), np.full_like(noise, 255)
-        sentence = self.training_instructions[0] if self.training_instructions else "pick up the cup"
+        sentence = next(text for text in (*self.training_instructions, *ANY_SENTENCE) if self._understands(text))
         logits = [self._first_logits(image, sentence) for image in (black, white, noise)]
+        if not all(bool(torch.isfinite(row).all()) for row in logits):
+            raise CheckpointError(
+                "the model's output is not finite (NaN or infinity). The weights are damaged, or too large for this "
+                "dtype: try bfloat16 or float32, or copy the checkpoint again."
+            )
+        changes = []
         for first, second in ((0, 1), (0, 2), (1, 2)):
-            difference = float((logits[first] - logits[second]).abs().max())
-            if not difference > 1e-5:
+            changes.append(float((logits[first] - logits[second]).abs().max()))
+            if not changes[-1] > LEAST_CHANGE:
                 raise CheckpointError(
-                    f"the answer does not depend on the image (largest change of a logit: {difference:.1e}). "
+                    f"the answer does not depend on the image (largest change of a logit: {changes[-1]:.1e}). "
                     "The vision weights of this checkpoint are damaged; copy or train it again."
                 )
+        return min(changes)
 
     @torch.inference_mode()
     def _tokens(self, image: np.ndarray, instruction: str, count: int) -> ActionTokens:
         ids, logits = generate(self.model, self.decoder, *self._inputs(image, instruction), count)
         probabilities, entropies = confidence(ids, logits)
-        return ActionTokens(to_numpy(ids), to_numpy(probabilities), to_numpy(entropies))
+        tokens = ActionTokens(to_numpy(ids), to_numpy(probabilities), to_numpy(entropies))
+        refuse_early_end(tokens.ids, self.config.language.eos_token_id)
+        return tokens
 
     @torch.inference_mode()
     def _first_logits(self, image: np.ndarray, instruction: str) -> torch.Tensor:
         return generate(self.model, self.decoder, *self._inputs(image, instruction), 1)[1][0]
+
+    def _understands(self, instruction: str) -> bool:
+        try:
+            self.processor.prompt_ids(instruction)
+        except InstructionError:
+            return False
+        return True
 
     def _inputs(self, image: np.ndarray, instruction: str) -> tuple[torch.Tensor, torch.Tensor]:
         pixel_values = self.processor.pixel_values(image).to(self.device)

@@ -1,7 +1,7 @@
 """Smaller weights for the language model: int8 and int4 through torchao, NF4 through bitsandbytes.
 
 Only the weights of the linear layers inside the decoder are stored with fewer bits; they are 86 % of the 7B model. The
-towers, the projector, the embedding and the head stay as they were loaded. A quantized model is close to the full one and
+towers, the projector, the embedding and the head stay as they were loaded. A quantized model is close to the full one,
 not equal to it: measure its success before a robot depends on it.
 """
 
@@ -92,8 +92,8 @@ def linear_bytes(mode: str, out_features: int, in_features: int, dtype: torch.dt
     """Bytes of one weight (out_features, in_features): packed values, scales and offsets.
 
     int8: a byte each, and per row a float32 scale and one byte of offset. int4: half a byte each, and per group of 128
-    (64, 32) inputs a scale and an offset in `dtype`; the CUDA kernel pads inputs to a multiple of 1024. nf4: half a byte
-    each, a byte per block of 64, and per 256 blocks a float32, with two small tables.
+    (64, 32) inputs a scale and an offset in `dtype`; the CUDA kernel pads inputs to a multiple of 1024. nf4: half a
+    byte each, a byte per block of 64, and per 256 blocks a float32, with two small tables.
     """
     count = out_features * in_features
     if mode == "none":
@@ -223,7 +223,7 @@ def _check_untouched(layers: list[tuple[str, nn.Module, str]]) -> None:
         layer = getattr(parent, attribute)
         if is_quantized(layer):
             raise CheckpointError(f"{name} is quantized already. Load the checkpoint again with another quantization.")
-        if not type(layer) is nn.Linear:
+        if type(layer) is not nn.Linear:
             raise CheckpointError(
                 f"{name} is a {type(layer).__name__}, not a plain linear layer. Merge the adapter before quantizing."
             )
