@@ -33,5 +33,9 @@ class ActionError(OpenVLAError):
     """An action is not finite, has the wrong length or is far beyond every limit."""
 
 
+class KinematicsError(OpenVLAError):
+    """A pose has no joint angles near the ones the arm has, or the arm is unknown."""
+
+
 class ConfigError(OpenVLAError):
     """A setting is unknown or outside its range."""

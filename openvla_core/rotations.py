@@ -66,6 +66,52 @@ def from_euler_xyz(angles: np.ndarray) -> np.ndarray:
     return multiply(yaw, multiply(pitch, roll))
 
 
+def to_euler_xyz(q: np.ndarray) -> np.ndarray:
+    """Quaternion (4,) -> roll, pitch, yaw (3,), radians, about the fixed axes x, then y, then z (R = Rz Ry Rx).
+
+    Roll and yaw lie in [-pi, pi], pitch in [-pi/2, pi/2]. At pitch = +-pi/2 only the sum or the difference of roll and
+    yaw is defined; the angles returned there still give the same rotation back, to rounding.
+    """
+    x, y, z, w = q
+    # With A = roll/2, B = pitch/2, C = yaw/2 these four are cos and sin of A+C, times cos B - sin B, and cos and sin
+    # of A-C, times cos B + sin B. No angle is read from a number that was rounded near gimbal lock.
+    plus, minus = math.atan2(x + z, w - y), math.atan2(x - z, w + y)
+    pitch = math.pi / 2 - 2.0 * math.atan2(math.hypot(x + z, w - y), math.hypot(x - z, w + y))
+    roll, yaw = wrapped(np.array([plus + minus, plus - minus]))
+    return np.array([roll, pitch, yaw])
+
+
+def wrapped(angles: np.ndarray) -> np.ndarray:
+    """Angles of any size, radians -> the same directions in [-pi, pi]."""
+    return np.remainder(angles + math.pi, 2.0 * math.pi) - math.pi
+
+
+def from_matrix(matrix: np.ndarray) -> np.ndarray | None:
+    """Rotation matrix (3, 3) -> quaternion (4,); None when the matrix is no rotation to 1e-6."""
+    m = np.asarray(matrix, dtype=np.float64)
+    if m.shape != (3, 3) or not np.isfinite(m).all() or np.abs(m).max() > 2.0:
+        return None
+    if np.abs(m @ m.T - np.eye(3)).max() > 1e-6 or np.linalg.det(m) < 0.0:
+        return None
+    # Each row is the quaternion times four times one of its own entries; the largest row loses nothing to rounding.
+    trace = float(m.trace())
+    rows = np.array(
+        [
+            [1 + 2 * m[0, 0] - trace, m[0, 1] + m[1, 0], m[0, 2] + m[2, 0], m[2, 1] - m[1, 2]],
+            [m[0, 1] + m[1, 0], 1 + 2 * m[1, 1] - trace, m[1, 2] + m[2, 1], m[0, 2] - m[2, 0]],
+            [m[0, 2] + m[2, 0], m[1, 2] + m[2, 1], 1 + 2 * m[2, 2] - trace, m[1, 0] - m[0, 1]],
+            [m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], 1 + trace],
+        ]
+    )
+    row = rows[int(np.argmax(np.abs(rows.diagonal())))]
+    return row / math.sqrt(float(row @ row))
+
+
+def to_matrix(q: np.ndarray) -> np.ndarray:
+    """Quaternion (4,) -> rotation matrix (3, 3)."""
+    return np.stack([rotate(q, axis) for axis in np.eye(3)], axis=1)
+
+
 def rotate(q: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """The vector (3,) turned by the quaternion (4,)."""
     twice = 2.0 * np.cross(q[:3], vector)
