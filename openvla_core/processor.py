@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from openvla_core.errors import InstructionError
+from openvla_core.image_preparation import ImagePreparation
 from openvla_core.image_processor import ImageProcessor
 from openvla_core.model import OpenVLAConfig
 from openvla_core.model.config import ACTION_BINS
@@ -18,11 +19,21 @@ UNKNOWN = "<unk>"
 
 
 class Processor:
-    """Shared by inference, training and evaluation, so that all of them show the model the same thing."""
+    """Shared by inference, training and evaluation, so that all of them show the model the same thing.
 
-    def __init__(self, tokenizer: Tokenizer, image_processor: ImageProcessor, config: OpenVLAConfig) -> None:
+    preparation: what is done to every image before the image processor; nothing unless a convention card asks for it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        image_processor: ImageProcessor,
+        config: OpenVLAConfig,
+        preparation: ImagePreparation | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.image_processor = image_processor
+        self.preparation = ImagePreparation() if preparation is None else preparation
         self.config = config
         space_id = tokenizer.token_to_id(SPACE)
         assert space_id is not None, "load_tokenizer checks this"
@@ -42,8 +53,8 @@ class Processor:
         }
 
     def pixel_values(self, image: Any) -> Tensor:
-        """image (H, W, 3) uint8 RGB -> (1, 3 per tower, S, S) float32, normalised."""
-        return torch.from_numpy(self.image_processor(image))[None]
+        """image (H, W, 3) uint8 RGB -> (1, 3 per tower, S, S) float32, prepared and normalised."""
+        return torch.from_numpy(self.image_processor(self.preparation(image)))[None]
 
     def prompt_ids(self, instruction: str) -> tuple[int, ...]:
         """Ids of the prompt around the instruction, beginning-of-sequence first.
