@@ -147,6 +147,8 @@ def _read(values: Mapping[str, Any]) -> tuple[list[TowerTransform], tuple[int, i
     towers = [_read_tower(values, index, strategy) for index in range(len(_list(values["input_sizes"], "input_sizes")))]
     if not towers:
         raise ValueError("input_sizes is empty; expected one size per tower")
+    if len({tower.crop for tower in towers}) > 1:
+        raise ValueError("the towers are given different sizes; expected one, because their pixels share a tensor")
     do_letterbox = values.get("tvf_do_letterbox", strategy == "letterbox")
     if not isinstance(do_letterbox, bool):
         raise ValueError(f"tvf_do_letterbox is {_short(do_letterbox)}; expected true or false")
