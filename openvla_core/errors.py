@@ -39,3 +39,7 @@ class KinematicsError(OpenVLAError):
 
 class ConfigError(OpenVLAError):
     """A setting is unknown or outside its range."""
+
+
+class DatasetError(OpenVLAError):
+    """A recording or a data set is damaged, incomplete or does not mean what it would be used for."""

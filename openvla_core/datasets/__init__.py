@@ -1,0 +1,1 @@
+"""Demonstrations: episodes from recordings and published formats, checked, mixed and streamed into training."""
