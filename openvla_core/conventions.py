@@ -7,7 +7,7 @@ that travels with the checkpoint (action_convention.json) and with the recording
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from openvla_core import rotations
+from openvla_core.card_reader import CardReader
 from openvla_core.errors import ConventionError
 from openvla_core.types import Action, Pose
 
@@ -23,12 +24,10 @@ ACTION_DIM = 7  # x, y, z, three rotation numbers, gripper
 FRAMES = ("base",)
 COMPOSITIONS = ("base_axes", "tool_axes")
 REFERENCES = ("measured", "commanded")
-PREPROCESSING = ("none",)
-# Each reads three numbers of the action, already scaled to radians, as a quaternion.
-ROTATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "rotation_vector": rotations.from_rotation_vector,
-    "euler_xyz": rotations.from_euler_xyz,
-}
+PREPROCESSING = ("none", "bridge", "libero")
+EULER_DIFFERENCE = "euler_difference_xyz"
+ROTATIONS = ("rotation_vector", "euler_xyz", EULER_DIFFERENCE)
+NO_ROTATION = (0.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,10 @@ class GripperConvention:
         """The raw gripper number as an opening in [0, 1]: 0 closed, 1 open."""
         return min(max((value - self.closed) / (self.open - self.closed), 0.0), 1.0)
 
+    def value(self, opening: float) -> float:
+        """The raw gripper number of an opening in [0, 1]."""
+        return self.closed + opening * (self.open - self.closed)
+
 
 @dataclass(frozen=True)
 class ImageConvention:
@@ -55,7 +58,12 @@ class ImageConvention:
 
 @dataclass(frozen=True)
 class ActionConvention:
-    """What the seven numbers of an action mean; the fields are the keys of the card."""
+    """What the seven numbers of an action mean; the fields are the keys of the card.
+
+    rotation: "rotation_vector" and "euler_xyz" (about the fixed axes x, then y, then z) are one turn, applied to the
+    reference on the side `composition` names. "euler_difference_xyz" is what is added to the roll, pitch and yaw of the
+    reference, measured from `default_rotation`, the orientation (x, y, z, w) of the tool at which all three are zero.
+    """
 
     name: str
     frame: str
@@ -68,6 +76,7 @@ class ActionConvention:
     rate_hz: float
     tool_link: str
     image: ImageConvention
+    default_rotation: tuple[float, float, float, float] = NO_ROTATION
 
     @property
     def gripper_threshold(self) -> float:
@@ -83,26 +92,74 @@ class ActionConvention:
 
         Args:
             row: finite float64 numbers, in the units of this card.
-            reference: the pose the step starts from, base frame; it turns tool axes into base axes.
+            reference: the pose the step starts from, base frame.
         """
         translation = self.translation_scale * row[:3]
-        rotation = rotations.to_rotation_vector(ROTATIONS[self.rotation](self.rotation_scale * row[3:6]))
+        numbers = self.rotation_scale * row[3:6]
+        if self.rotation == EULER_DIFFERENCE:
+            end = self._quaternion(self._angles(reference.quaternion) + numbers)
+            rotation = rotations.rotation_between(reference.quaternion, end)
+        elif self.rotation == "euler_xyz":
+            rotation = rotations.to_rotation_vector(rotations.from_euler_xyz(numbers))
+        else:
+            rotation = rotations.to_rotation_vector(rotations.from_rotation_vector(numbers))
         if self.composition == "tool_axes":
             translation = rotations.rotate(reference.quaternion, translation)
             rotation = rotations.rotate(reference.quaternion, rotation)
         return Action(translation, rotation, self.gripper.opening(float(row[6])))
 
+    def difference(self, start: Pose, end: Pose, opening: float) -> np.ndarray:
+        """The row (7,) float64 whose action moves `start` to `end`: the label of a recorded step.
+
+        Args:
+            start, end: poses in the base frame.
+            opening: gripper opening in [0, 1], 0 closed and 1 open.
+        """
+        translation = end.position - start.position
+        rotation = rotations.rotation_between(start.quaternion, end.quaternion)
+        if self.composition == "tool_axes":
+            back = rotations.inverse(start.quaternion)
+            translation, rotation = rotations.rotate(back, translation), rotations.rotate(back, rotation)
+        if self.rotation == EULER_DIFFERENCE:
+            rotation = _shortest_difference(self._angles(start.quaternion), self._angles(end.quaternion))
+        elif self.rotation == "euler_xyz":
+            rotation = rotations.to_euler_xyz(rotations.from_rotation_vector(rotation))
+        numbers = (translation / self.translation_scale, rotation / self.rotation_scale)
+        return np.array([*numbers[0], *numbers[1], self.gripper.value(opening)])
+
+    def _angles(self, quaternion: np.ndarray) -> np.ndarray:
+        """Roll, pitch, yaw (3,) of a tool orientation (4,), measured from the default rotation."""
+        return rotations.to_euler_xyz(rotations.multiply(quaternion, rotations.inverse(self._default)))
+
+    def _quaternion(self, angles: np.ndarray) -> np.ndarray:
+        """The tool orientation (4,) with this roll, pitch and yaw (3,), measured from the default rotation."""
+        return rotations.multiply(rotations.from_euler_xyz(angles), self._default)
+
+    @property
+    def _default(self) -> np.ndarray:
+        return np.array(self.default_rotation)
+
     def to_mapping(self) -> dict[str, Any]:
-        """The card as plain data, ready for JSON or YAML."""
-        return asdict(self)
+        """The card as plain data, ready for JSON or YAML; a default rotation only where it has a meaning."""
+        card = asdict(self)
+        default_rotation = card.pop("default_rotation")
+        return {**card, "default_rotation": list(default_rotation)} if self.rotation == EULER_DIFFERENCE else card
+
+
+def _shortest_difference(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The smallest (3,) to add to the angles `start` (3,) to get the rotation that has the angles `end` (3,)."""
+    roll, pitch, yaw = end
+    # Every rotation has two sets of angles; past pitch = 90 degrees the other set is the near one.
+    other = np.array([roll + math.pi, math.pi - pitch, yaw + math.pi])
+    return min((rotations.wrapped(angles - start) for angles in (end, other)), key=lambda turn: float(turn @ turn))
 
 
 def convention_from_mapping(card: Mapping[str, Any], source: str = "the convention card") -> ActionConvention:
     """Reads a card; raises one ConventionError that lists everything missing or not understood."""
     problems: list[str] = []
-    values = _Card(card, "", problems)
-    gripper = _Card(values.mapping("gripper"), "gripper.", problems)
-    image = _Card(values.mapping("image"), "image.", problems)
+    values = CardReader(card, "", problems)
+    gripper = CardReader(values.mapping("gripper"), "gripper.", problems)
+    image = CardReader(values.mapping("image"), "image.", problems)
     convention = ActionConvention(
         name=values.text("name"),
         frame=values.choice("frame", FRAMES),
@@ -119,12 +176,18 @@ def convention_from_mapping(card: Mapping[str, Any], source: str = "the conventi
             height=int(image.number("height", above=0.0)),
             preprocessing=image.choice("preprocessing", PREPROCESSING),
         ),
+        default_rotation=values.rotation("default_rotation"),
     )
     for part in (values, gripper, image):
         part.refuse_unknown()
     low, high = sorted((convention.gripper.open, convention.gripper.closed))
     if not problems and not low < convention.gripper.threshold < high:
         problems.append("gripper.threshold must lie between gripper.closed and gripper.open")
+    if convention.rotation == EULER_DIFFERENCE:
+        if convention.composition == "tool_axes":
+            problems.append(f"composition must be base_axes when rotation is {EULER_DIFFERENCE}")
+    elif "default_rotation" in card:
+        problems.append(f"default_rotation only has a meaning when rotation is {EULER_DIFFERENCE}")
     if problems:
         raise ConventionError(
             f"{source} cannot be used: {'; '.join(problems)}. Without a complete card the arm does not move. "
@@ -160,55 +223,3 @@ def _parse(path: Path) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
-
-
-class _Card:
-    """Reads one level of a card and collects what is wrong with it instead of stopping at the first problem."""
-
-    def __init__(self, values: Mapping[str, Any], prefix: str, problems: list[str]) -> None:
-        self._values = values
-        self._prefix = prefix
-        self._problems = problems
-        self._known: set[str] = set()
-
-    def _get(self, key: str) -> Any:
-        self._known.add(key)
-        if key not in self._values:
-            self._problems.append(f"{self._prefix}{key} is missing")
-            return None
-        return self._values[key]
-
-    def _expect(self, key: str, value: Any, expected: str) -> None:
-        self._problems.append(f"{self._prefix}{key} is {value!r}, expected {expected}")
-
-    def mapping(self, key: str) -> Mapping[str, Any]:
-        value = self._get(key)
-        if value is not None and not isinstance(value, Mapping):
-            self._expect(key, value, "names and values")
-        return value if isinstance(value, Mapping) else {}
-
-    def text(self, key: str) -> str:
-        value = self._get(key)
-        if key in self._values and not (isinstance(value, str) and value.strip()):
-            self._expect(key, value, "a word")
-        return value if isinstance(value, str) else ""
-
-    def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        value = self._get(key)
-        if key in self._values and value not in choices:
-            self._expect(key, value, f"one of {', '.join(choices)}")
-        return value if isinstance(value, str) else ""
-
-    def number(self, key: str, above: float = -math.inf) -> float:
-        value = self._get(key)
-        good = (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > above
-        )
-        if key in self._values and not good:
-            self._expect(key, value, "a finite number" + (f" above {above:g}" if above > -math.inf else ""))
-        return float(value) if good else 0.0
-
-    def refuse_unknown(self) -> None:
-        for key in self._values:
-            if key not in self._known:
-                self._problems.append(f"{self._prefix}{key} is not understood")
