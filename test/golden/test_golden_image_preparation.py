@@ -7,7 +7,7 @@ many grey levels (cam_640x480 and sq_256x256):
     resized in float32, the sums made by a matrix product             0.04 % and 0.06 %, by 1
     resized in float32, sums in order, the sine rounded from float64  0 % and 0.04 %, by 1
     the same with the C library's sine                                none
-    decoded by Pillow, then resized as above                          66 % and 72 %, mean 0.91 and 1.30, at most 7 and 12
+    decoded by Pillow, then resized                                   66 % and 72 %, mean 0.91 and 1.30, at most 7, 12
     decoded with the fast inverse transform, then resized             none
     cropped                                                           none
 
