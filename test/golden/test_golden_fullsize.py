@@ -1,12 +1,17 @@
-"""The real 7B models: every parameter name, shape and count, without allocating a weight."""
+"""The real 7B models: every parameter name, shape and count, and what each way of fine-tuning trains of them.
+
+Nothing is allocated: the models are built on torch's meta device.
+"""
 
 import json
 import math
 
 import pytest
+import torch
+from torch import nn
 
 from openvla_core.checkpoint import expected_shapes
-from openvla_core.model import OpenVLAConfig
+from openvla_core.model import OpenVLA, OpenVLAConfig
 
 # What the published config.json files hold, apart from statistics and fields other loaders read.
 CONFIGS = {
@@ -24,33 +29,115 @@ CONFIGS = {
         "text_config": {"model_type": "llama", "pad_token_id": 32000, "vocab_size": 32064},
     },
 }
+LLAMA = "language_model.model"
+ENDS = (f"{LLAMA}.embed_tokens.", f"{LLAMA}.layers.31.", "language_model.lm_head.")
+# Prefixes of what is trained, per strategy; the final norm of the language model only where all of it is.
+STRATEGIES = {
+    "full": ("",),
+    "last_layer": ENDS,
+    "frozen_vision": ("projector.", "language_model."),
+    "sandwich": ("vision_backbone.", "projector.", *ENDS),
+}
+PARTS = {
+    "vision": "vision_backbone.",
+    "vision.featurizer": "vision_backbone.featurizer.",
+    "vision.fused_featurizer": "vision_backbone.fused_featurizer.",
+    "projector": "projector.",
+    "language_model": "language_model.",
+    "embed_tokens": f"{LLAMA}.embed_tokens.",
+    "lm_head": "language_model.lm_head.",
+    "one_decoder_layer": f"{LLAMA}.layers.0.",
+    "final_norm": f"{LLAMA}.norm.",
+}
+RANK = 32
+LORA_GROUPS = {
+    "vision.featurizer": PARTS["vision.featurizer"],
+    "vision.fused": PARTS["vision.fused_featurizer"],
+    "projector": PARTS["projector"],
+    "llm": PARTS["language_model"],
+}
+
+
+class Full:
+    """One published model: its names and shapes, its counts, and ours built without memory."""
+
+    def __init__(self, golden, name):
+        self.published = json.loads((golden / "state_dict_shapes_fullsize.json").read_text())[name]
+        self.counts = json.loads((golden / "param_counts_fullsize.json").read_text())[name]
+        self.config = OpenVLAConfig.from_dict(CONFIGS[name])
+        self.shapes = {key: list(shape) for key, shape in expected_shapes(self.config).items()}
+
+    def count(self, *prefixes):
+        return sum(math.prod(shape) for name, shape in self.shapes.items() if name.startswith(prefixes))
+
+    def lora(self):
+        """{name of a tensor of the adapter: its size}, for every linear layer and patch embedding."""
+        with torch.device("meta"):
+            model = OpenVLA(self.config)
+        sizes = {}
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                sizes[f"{name}.lora_A"] = RANK * math.prod(module.weight.shape[1:])
+                sizes[f"{name}.lora_B"] = RANK * module.weight.shape[0]
+        return sizes
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def full(request, golden):
-    """(shapes of the model, published shapes, published counts)"""
-    shapes = json.loads((golden / "state_dict_shapes_fullsize.json").read_text())[request.param]
-    counts = json.loads((golden / "param_counts_fullsize.json").read_text())[request.param]
-    config = OpenVLAConfig.from_dict(CONFIGS[request.param])
-    return {name: list(shape) for name, shape in expected_shapes(config).items()}, shapes, counts
+    return Full(golden, request.param)
 
 
 def test_every_name_and_shape_is_the_published_one(full):
-    ours, published, counts = full
-    assert ours == published
-    assert len(ours) == counts["n_state_dict_keys"]
+    assert full.shapes == full.published
+    assert len(full.shapes) == full.counts["n_state_dict_keys"]
 
 
-def test_parameter_counts_are_the_published_ones(full):
-    ours, _, counts = full
+def test_parameters_per_part_are_the_published_ones(full):
+    for part, prefix in PARTS.items():
+        assert full.count(prefix) == full.counts.get(part, 0), part
+    assert full.count(f"{LLAMA}.layers.") == 32 * full.counts["one_decoder_layer"]
 
-    def total(prefix):
-        return sum(math.prod(shape) for name, shape in ours.items() if name.startswith(prefix))
 
-    assert total("") == counts["strategy_full"]
-    assert total("vision_backbone.") == counts["vision"]
-    assert total("projector.") == counts["projector"]
-    assert total("language_model.") == counts["language_model"]
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_each_strategy_trains_the_published_number_of_parameters(full, strategy):
+    assert full.count(*STRATEGIES[strategy]) == full.counts[f"strategy_{strategy}"]
+
+
+def test_lora_trains_the_published_number_of_parameters(full):
+    sizes, counts = full.lora(), full.counts
+    assert sum(sizes.values()) == counts["strategy_lora_r32"]
+    assert len(sizes) == counts["lora_tensors"]
+    assert sum(sizes.values()) + counts["strategy_full"] == counts["lora_total_params_with_adapters"]
+    for group, number in counts["lora_by_group"].items():
+        assert lora_count(sizes, LORA_GROUPS[group]) == number, group
+
+
+def test_lora_reaches_the_published_layers(full):
+    """The patch embeddings, the head, and also layers that are never run: last blocks and SigLIP's pooling."""
+    sizes, counts = full.lora(), full.counts
+    assert sorted({name.split(".")[-2] for name in sizes}) == counts["lora_target_names"]
+    patch_embeddings = {name: size for name, size in sizes.items() if "patch_embed" in name}
+    published = counts["lora_conv_patch_embed"]
+    assert {f"base_model.model.{name}.default.weight": size for name, size in patch_embeddings.items()} == published
+    assert lora_count(sizes, *(f"{PARTS[p]}attn_pool." for p in PARTS if "featurizer" in p)) == counts["lora_attn_pool"]
+    last_blocks = [
+        f"vision_backbone.{name}.blocks.{tower.depth - 1}."
+        for name, tower in zip(("featurizer", "fused_featurizer"), full.config.towers, strict=False)
+    ]
+    assert lora_count(sizes, *last_blocks) == counts["lora_last_vision_blocks"]
+    assert ("language_model.lm_head.lora_A" in sizes) is counts["lora_head_present"]
+
+
+def test_every_published_count_is_compared(full):
+    compared = set(PARTS) | {f"strategy_{name}" for name in STRATEGIES} | {"n_state_dict_keys"}
+    assert {key for key in full.counts if key not in compared} == {
+        "strategy_lora_r32", "lora_tensors", "lora_total_params_with_adapters", "lora_by_group", "lora_target_names",
+        "lora_conv_patch_embed", "lora_attn_pool", "lora_last_vision_blocks", "lora_head_present",
+    }  # fmt: skip
+
+
+def test_the_published_total(golden):
+    assert Full(golden, "fused_openvla_7b").count("") == 7_541_237_184
 
 
 def test_prompt_style_follows_the_language_model():
@@ -60,3 +147,7 @@ def test_prompt_style_follows_the_language_model():
 
 def test_action_ids_end_at_32000():
     assert OpenVLAConfig.from_dict(CONFIGS["fused_openvla_7b"]).action_vocab_size == 32_000
+
+
+def lora_count(sizes, *prefixes):
+    return sum(size for name, size in sizes.items() if name.startswith(prefixes))

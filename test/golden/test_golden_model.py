@@ -1,174 +1,142 @@
-"""Towers, projector, logits and actions agree with the published code on its own tiny checkpoint."""
+"""Towers, projector, logits and actions agree with the published code on its own tiny checkpoint.
+
+Where a tolerance is wider than the published tensor's own error, the test shows that error: the distance of the
+published float32 value from the same sum in float64.
+"""
+
+import json
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from golden_tools import Sample, distance, steps_allowed
 from safetensors.torch import load_file
 
 from openvla_core import load_policy
-from openvla_core.checkpoint import load_checkpoint
 from openvla_core.decoding import generate
+from openvla_core.json_file import read_json
 
-SAMPLES = range(5)
 FIRST_ID = 31744
 
 
-@pytest.fixture(scope="module")
-def tensors(golden):
-    return load_file(golden / "fused_mini" / "golden.safetensors")
+def test_every_published_tensor_is_there(golden, tensors):
+    index = json.loads((golden / "fused_mini" / "tensor_index.json").read_text(encoding="utf-8"))
+    assert {key: [list(t.shape), str(t.dtype).removeprefix("torch.")] for key, t in tensors.items()} == index
 
 
-@pytest.fixture(scope="module")
-def samples(golden, golden_answers):
-    """(image, task, expected) per sample."""
-    folder = golden / "images"
-    return [
-        (np.asarray(Image.open(folder / entry["image"]).convert("RGB")), entry["task"], entry)
-        for entry in golden_answers["samples"]
-    ]
+def test_the_checkpoint_is_read_as_it_describes_itself(golden_policy, golden_checkpoint, golden_answers):
+    config = read_json(golden_checkpoint / "config.json")
+    generation = read_json(golden_checkpoint / "generation_config.json")
+    language = golden_policy.config.language
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        assert getattr(language, key) == generation[key]
+    assert golden_policy.statistics == read_json(golden_checkpoint / "dataset_statistics.json") == config["norm_stats"]
+    assert golden_policy.config.prompt_style == {"pure": "openvla"}[golden_answers["prompt_style"]]
+    assert golden_answers["compute_dtype"].startswith("float32")
+    assert golden_answers["attn_implementation"] == "sdpa"
+    stored = load_file(golden_checkpoint / "model.safetensors")
+    loaded = golden_policy.model.state_dict()
+    assert set(stored) == set(loaded)
+    for name, tensor in stored.items():
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(tensor.float(), loaded[name]), name
 
 
-@pytest.fixture(scope="module")
-def double_model(golden_checkpoint):
-    """Float64 weights; the rotary frequencies stay float32, as everywhere."""
-    model = load_checkpoint(golden_checkpoint).model
-    frequencies = model.language_model.model.rotary_emb.inv_freq.clone()
-    model.double().language_model.model.rotary_emb.inv_freq = frequencies
-    return model
+def test_processor_agrees(golden_policy, sample: Sample):
+    inputs = golden_policy.processor(sample.image, sample.task)
+    assert inputs["input_ids"].tolist() == [sample.answers["input_ids"]]
+    assert golden_policy.processor.tokenizer.encode(sample.answers["prompt"]).ids == sample.answers["input_ids"]
+    assert golden_policy.processor.generation_ids(sample.task) == sample.answers["input_ids_for_generation"]
+    assert inputs["attention_mask"].tolist() == [[1] * len(sample.answers["input_ids"])]
+    published = sample.tensors["pixel_values"]
+    stride = 224 // published.shape[-1]
+    assert torch.equal(inputs["pixel_values"][:, :, ::stride, ::stride], published)
 
 
-@pytest.mark.parametrize("index", SAMPLES)
-def test_processor_agrees(golden_policy, samples, tensors, index):
-    image, task, expected = samples[index]
-    inputs = golden_policy.processor(image, task)
-    assert inputs["input_ids"].tolist() == [expected["input_ids"]]
-    assert inputs["attention_mask"].tolist() == [[1] * len(expected["input_ids"])]
-    stride = 1 if index == 0 else 8
-    assert torch.equal(inputs["pixel_values"][:, :, ::stride, ::stride], tensors[f"s{index}.pixel_values"])
-
-
-@pytest.mark.parametrize("index", SAMPLES)
 @torch.no_grad()
-def test_towers_and_projector_agree(golden_policy, samples, tensors, index):
-    image, task, _ = samples[index]
-    pixels = golden_policy.processor(image, task)["pixel_values"]
+def test_towers_agree(golden_policy, sample: Sample):
+    pixels = golden_policy.processor.pixel_values(sample.image)
     backbone = golden_policy.model.vision_backbone
-    computed = {
-        "featurizer": backbone.featurizer(pixels[:, :3]),
-        "fused_featurizer": backbone.fused_featurizer(pixels[:, 3:]),
-    }
-    for name, features in computed.items():
-        torch.testing.assert_close(features, tensors[f"s{index}.{name}"], rtol=0, atol=1e-5, msg=name)
-    projected, expected = golden_policy.model.encode_image(pixels), tensors[f"s{index}.projector"]
-    # Its values reach 50; the published float32 ones are themselves 3e-5 from the same sum in float64.
-    torch.testing.assert_close(projected, expected, rtol=0, atol=1e-6 * float(expected.abs().max()) + 1e-5)
+    assert distance(backbone.featurizer(pixels[:, :3]), sample.tensors["featurizer"]) <= 1e-5
+    assert distance(backbone.fused_featurizer(pixels[:, 3:]), sample.tensors["fused_featurizer"]) <= 1e-5
 
 
-@pytest.mark.parametrize("index", SAMPLES)
 @torch.no_grad()
-def test_logits_of_every_generation_step_agree(golden_policy, samples, tensors, index):
-    """A wrong norm epsilon or GELU moves logits by 1e-3 and flips no token, so tokens alone prove little."""
-    image, task, expected = samples[index]
-    inputs = golden_policy.processor(image, task)
-    prompt = torch.tensor([expected["input_ids_for_generation"]])
-    ids, logits = generate(golden_policy.model, golden_policy.decoder, prompt, inputs["pixel_values"], 7)
-    assert ids.tolist() == expected["greedy_new_token_ids"][:7]
-    torch.testing.assert_close(logits[:, FIRST_ID:], tensors[f"s{index}.action_region_logits"], rtol=0, atol=1e-4)
-    torch.testing.assert_close(logits.logsumexp(dim=-1), tensors[f"s{index}.logsumexp"], rtol=0, atol=1e-4)
+def test_projector_agrees(golden_policy, double_model, sample: Sample):
+    """To 6e-5, some sixteen roundings of values near 50: float32 numbers between 32 and 64 are 3.8e-6 apart.
+
+    1e-5 cannot be asked for. The published values are further than that from their own sum in float64, with the
+    towers computed in float64, and also with the published features as input.
+    """
+    published = sample.tensors["projector"]
+    pixels = golden_policy.processor.pixel_values(sample.image)
+    exact = double_model.encode_image(pixels)
+    features = torch.cat([sample.tensors["featurizer"], sample.tensors["fused_featurizer"]], dim=2).double()
+    assert distance(published, exact) > 2e-5
+    assert distance(published, double_model.projector(features)) > 1e-5
+
+    computed = golden_policy.model.encode_image(pixels)
+    assert distance(computed, published) <= 6e-5
+    assert distance(computed, exact) <= 6e-5
+
+
+@torch.no_grad()
+def test_logits_of_every_generation_step_agree(golden_policy, double_model, sample: Sample):
+    """A wrong norm epsilon or GELU moves logits by 1e-3 and flips no token, so tokens alone prove little.
+
+    To 1e-4, except at the one step of 35 whose published logits are 1.4e-4 from float64: there, to that.
+    """
+    prompt = torch.tensor([sample.answers["input_ids_for_generation"]])
+    pixels = golden_policy.processor.pixel_values(sample.image)
+    ids, logits = generate(golden_policy.model, golden_policy.decoder, prompt, pixels, 7)
+    exact_ids, exact = generate(double_model, golden_policy.decoder, prompt, pixels, 7)
+    assert ids.tolist() == exact_ids.tolist() == sample.answers["greedy_new_token_ids"][:7]
+
+    published = sample.tensors["action_region_logits"]
+    for computed in (logits, exact):
+        change = (computed[:, FIRST_ID:] - published).abs().amax(dim=1)
+        assert (change <= steps_allowed(published, exact[:, FIRST_ID:])).all()
+    assert distance(logits.logsumexp(dim=-1), sample.tensors["logsumexp"]) <= 1e-4
     top = logits.topk(5)
-    torch.testing.assert_close(top.values, tensors[f"s{index}.top5_values"], rtol=0, atol=1e-4)
-    assert torch.equal(top.indices, tensors[f"s{index}.top5_ids"])
-    if index == 0:
-        torch.testing.assert_close(logits[0], tensors["s0.first_step_logits"], rtol=0, atol=1e-4)
+    assert torch.equal(top.indices, sample.tensors["top5_ids"])
+    assert distance(top.values, sample.tensors["top5_values"]) <= 1e-4
+    margin = torch.tensor(sample.answers["top1_margin"])
+    assert distance(top.values[:, 0] - top.values[:, 1], margin) <= 2e-4
+    if "first_step_logits" in sample.tensors:
+        assert distance(logits[0], sample.tensors["first_step_logits"]) <= 1e-4
 
 
-@pytest.mark.parametrize("index", SAMPLES)
+def test_the_whole_vocabulary_is_published_for_one_step(samples):
+    assert [s.tensors["first_step_logits"].shape for s in samples if "first_step_logits" in s.tensors] == [(32064,)]
+
+
 @torch.no_grad()
-def test_plain_forward_agrees(golden_policy, double_model, samples, tensors, index):
-    """In float64, because both float32 results are up to 1e-4 from it and twice that from each other."""
-    image, task, expected = samples[index]
-    logits = double_model(**golden_policy.processor(image, task)).logits.float()
-    assert list(logits.shape) == expected["prompt_forward_logits_shape"]
-    patches = golden_policy.config.patches
-    at_patches = logits[0, [0, 1, 10, patches], FIRST_ID:]
-    torch.testing.assert_close(at_patches, tensors[f"s{index}.patch_pos_logits"], rtol=0, atol=1e-4)
-    torch.testing.assert_close(logits[0, -3:, FIRST_ID:], tensors[f"s{index}.prompt_tail_logits"], rtol=0, atol=1e-4)
+def test_plain_forward_agrees(golden_policy, double_model, sample: Sample):
+    """Within 1e-4 in float64; two float32 results are up to that far from it and up to twice that from each other."""
+    inputs = golden_policy.processor(sample.image, sample.task)
+    positions = [0, 1, 10, golden_policy.config.patches]
+    for model, tolerance in ((double_model, 1e-4), (golden_policy.model, 2e-4)):
+        logits = model(**inputs).logits
+        assert list(logits.shape) == sample.answers["prompt_forward_logits_shape"]
+        assert distance(logits[0, positions, FIRST_ID:], sample.tensors["patch_pos_logits"]) <= 1e-4
+        assert distance(logits[0, -3:, FIRST_ID:], sample.tensors["prompt_tail_logits"]) <= tolerance
 
 
 @pytest.mark.parametrize("decoding", ["reference", "constrained"])
 def test_actions_agree(golden_checkpoint, samples, decoding):
     policy = load_policy(golden_checkpoint, decoding=decoding)
-    for image, task, expected in samples:
-        for key, action in expected["actions"].items():
-            prediction = policy.predict(image, task, unnorm_key=key)
-            assert prediction.tokens.ids.tolist() == expected["greedy_new_token_ids"][: len(action)]
-            np.testing.assert_allclose(prediction.normalized.values, expected["normalized_actions"], rtol=0, atol=1e-9)
+    for sample in samples:
+        assert set(sample.answers["actions"]) == set(policy.statistics)
+        for key, action in sample.answers["actions"].items():
+            prediction = policy.predict(sample.image, sample.task, unnorm_key=key)
+            assert prediction.unnorm_key == key
+            assert prediction.tokens.ids.tolist() == sample.answers["greedy_new_token_ids"][: len(action)]
+            normalized = sample.answers["normalized_actions"]
+            np.testing.assert_allclose(prediction.normalized.values, normalized, rtol=0, atol=1e-9)
             np.testing.assert_allclose(prediction.action, action, rtol=0, atol=1e-9)
 
 
-def test_probabilities_are_those_of_the_published_logits(golden_policy, samples, tensors):
-    image, task, _ = samples[0]
-    tokens = golden_policy.predict(image, task, "toy_arm").tokens
-    best = tensors["s0.top5_values"][:, 0] - tensors["s0.logsumexp"]
-    np.testing.assert_allclose(tokens.probabilities, best.exp().numpy(), rtol=1e-4)
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_labelled_batch_agrees(golden_policy, golden_checkpoint, golden_answers, samples, tensors, attention):
-    """Loss, accuracy and gradients: what training sees is what the published training code sees."""
-    model = load_checkpoint(golden_checkpoint, attn_implementation=attention).model.train()
-    expected = golden_answers["batch"]
-    images = {entry["image"]: image for image, _, entry in samples}
-    pixels = torch.cat([golden_policy.processor.pixel_values(images[s["image"]]) for s in expected["samples"]])
-    ids, labels = tensors["batch.input_ids"], tensors["batch.labels"]
-
-    output = model(ids, tensors["batch.attention_mask"], pixels, labels=labels)
-    output.loss.backward()
-
-    assert output.loss.item() == pytest.approx(expected["loss"], abs=1e-4)
-    logits = output.logits[:, model.config.patches : -1]
-    actions = labels[:, 1:] >= FIRST_ID
-    torch.testing.assert_close(logits[actions][:, FIRST_ID:], tensors["batch.action_logits"], rtol=0, atol=1e-4)
-    correct = logits.argmax(-1)[actions] == labels[:, 1:][actions]
-    assert correct.float().mean().item() == pytest.approx(expected["action_accuracy"], abs=1e-6)
-
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    for name, norm in expected["grad_norms"].items():
-        assert gradients[name].norm().item() == pytest.approx(norm, rel=1e-3), name
-    total = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
-    assert total.item() == pytest.approx(expected["total_grad_norm"], rel=1e-3)
-    assert sorted({name for name, _ in model.named_parameters()} - set(gradients)) == expected["params_without_grad"]
-
-
-def test_five_optimizer_steps_agree(golden_policy, golden_checkpoint, golden_answers, samples, tensors):
-    model = load_checkpoint(golden_checkpoint).model.train()
-    expected = golden_answers["batch"]
-    images = {entry["image"]: image for image, _, entry in samples}
-    pixels = torch.cat([golden_policy.processor.pixel_values(images[s["image"]]) for s in expected["samples"]])
-    batch = (tensors["batch.input_ids"], tensors["batch.attention_mask"], pixels, tensors["batch.labels"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.01)
-    losses = []
-    for _ in expected["adamw_lr5e-4_losses"]:
-        optimizer.zero_grad()
-        loss = model(*batch).loss
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    np.testing.assert_allclose(losses, expected["adamw_lr5e-4_losses"], rtol=1e-3)
-
-
-@pytest.mark.parametrize("merged", [False, True])
-@torch.no_grad()
-def test_a_lora_adapter_agrees(golden, golden_checkpoint, golden_answers, tensors, merged):
-    from openvla_core.adapter import attach_adapter, merge_adapter
-
-    model = load_checkpoint(golden_checkpoint).model
-    names = set(model.state_dict())
-    (merge_adapter if merged else attach_adapter)(model, golden / "fused_mini" / "lora_adapter")
-    ids = torch.tensor([golden_answers["samples"][golden_answers["lora"]["sample"]]["input_ids"]])
-    logits = model(ids, None, tensors["s0.pixel_values"]).logits[0, -1, FIRST_ID:]
-    # The published code's own merged and attached logits differ by 7e-5: these weights amplify rounding.
-    key = "lora.merged_last_pos_action_logits" if merged else "lora.last_pos_action_logits"
-    torch.testing.assert_close(logits, tensors[key], rtol=0, atol=5e-4)
-    assert (set(model.state_dict()) == names) is merged
+def test_probabilities_are_those_of_the_published_logits(golden_policy, sample: Sample):
+    tokens = golden_policy.predict(sample.image, sample.task, "toy_arm").tokens
+    best = sample.tensors["top5_values"][:, 0] - sample.tensors["logsumexp"]
+    np.testing.assert_allclose(tokens.probabilities, best.exp().numpy(), rtol=2e-4)

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from openvla_core.action_tokenizer import ActionTokenizer
-from openvla_core.prompt import SPACE, build_prompt, training_sequence, with_trailing_space
+from openvla_core.prompt import PROMPTS, SPACE, build_prompt, training_sequence, with_trailing_space
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +18,12 @@ def cases(golden):
 @pytest.fixture(scope="module")
 def tokenizer(golden):
     return Tokenizer.from_file(str(golden / "tokenizer" / "tokenizer.json"))
+
+
+def test_both_styles_are_published_with_the_same_tasks(cases):
+    tasks = {style: [case["task"] for case in cases if case["style"] == style] for style in PROMPTS}
+    assert tasks["openvla"] == tasks["openvla-v01"]
+    assert len(cases) == 2 * len(tasks["openvla"]) > 0
 
 
 def test_prompts_agree(cases, tokenizer):
@@ -43,3 +49,18 @@ def test_the_space_token_is_appended_once(golden_answers):
         once = with_trailing_space(sample["input_ids"], 29871)
         assert once == sample["input_ids_for_generation"]
         assert with_trailing_space(once, 29871) == once
+
+
+def test_the_tokenizer_is_laid_out_as_described(golden, golden_checkpoint, tokenizer):
+    """<unk>, <s>, </s>, 256 bytes, the space at 29871, the 256 action characters, then <PAD>."""
+    settings = json.loads((golden / "tokenizer" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for text_id, entry in settings["added_tokens_decoder"].items():
+        assert tokenizer.token_to_id(entry["content"]) == int(text_id)
+    special = json.loads((golden / "tokenizer" / "special_tokens_map.json").read_text(encoding="utf-8"))
+    ids = {key: tokenizer.token_to_id(t if isinstance(t, str) else t["content"]) for key, t in special.items()}
+    assert ids == {"unk_token": 0, "bos_token": 1, "eos_token": 2, "pad_token": 32000}
+    assert [tokenizer.id_to_token(i) for i in (3, 258)] == ["<0x00>", "<0xFF>"]
+    assert all(len(tokenizer.id_to_token(i)) == 1 for i in range(31744, 32000))
+    assert tokenizer.get_vocab_size() == 32_001
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        assert (golden_checkpoint / name).read_bytes() == (golden / "tokenizer" / name).read_bytes()

@@ -1,7 +1,8 @@
 """The golden comparison notices every known way to get the model slightly wrong; several of them flip no token."""
 
 import pytest
-from breakers import BREAKERS, HARMLESS, TOLERANCE, Published, broken_policy
+from breakers import BREAKERS, HARMLESS, Published, broken_policy
+from golden_tools import TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def unbroken(published):
 def test_the_unbroken_model_passes(unbroken):
     assert unbroken.agrees
     assert unbroken.tokens == unbroken.of == 35
-    assert unbroken.first_step <= unbroken.every_step <= TOLERANCE
+    assert unbroken.first_step <= TOLERANCE / 2
 
 
 @pytest.mark.parametrize("name", BREAKERS)
@@ -29,7 +30,9 @@ def test_the_comparison_fails_when_one_thing_is_wrong(published, name):
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_cannot_matter_is_not_mistaken_for_an_error(published, name):
-    assert published.compare(broken_policy(HARMLESS[name])).agrees
+    effect = published.compare(broken_policy(HARMLESS[name]))
+    assert effect.first_step <= TOLERANCE
+    assert effect.tokens == effect.of
 
 
 def test_tokens_alone_would_miss_some_errors(published):
