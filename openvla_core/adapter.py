@@ -97,12 +97,10 @@ def _peft_model(model: OpenVLA, folder: Path) -> "PeftModel":
         raise CheckpointError("an adapter needs the package 'peft'; install it or merge the adapter first.") from error
     try:
         adapted = PeftModel(model, LoraConfig(inference_mode=True, **config))
-        result = set_peft_model_state_dict(adapted, state)
+        result: Any = set_peft_model_state_dict(adapted, state)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, re.error) as error:
         raise CheckpointError(f"the adapter {folder} does not fit this checkpoint: {_one_line(error)}") from error
-    missing: list[str]
-    unexpected: list[str]
-    missing, unexpected = tuple(result)  # type: ignore[misc]
+    missing, unexpected = result
     own = [name for name in missing if "lora_" in name or "modules_to_save" in name]
     for what, names in (("lacks", own), ("holds unknown", unexpected)):
         if names:

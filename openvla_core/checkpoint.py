@@ -67,6 +67,7 @@ def load_checkpoint(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
     attn_implementation: str = "sdpa",
+    read_weights: bool = True,
 ) -> Checkpoint:
     """Loads a checkpoint directory; the model is in evaluation mode.
 
@@ -75,6 +76,7 @@ def load_checkpoint(
         device: where the weights go.
         dtype: "float32", "bfloat16" or "float16", whatever the file stores.
         attn_implementation: of the language model, "sdpa" or "eager".
+        read_weights: False leaves the model on the meta device, with shapes and without values; everything is checked.
 
     Raises:
         CheckpointError: something is missing, damaged or does not fit together.
@@ -95,7 +97,7 @@ def load_checkpoint(
     check_vocabulary(config, tokenizer, stored)
     return Checkpoint(
         directory=directory,
-        model=_build(config, stored, device, dtype, attn_implementation),
+        model=_build(config, stored, device, dtype, attn_implementation, read_weights),
         config=config,
         config_json=config_json,
         tokenizer=tokenizer,
@@ -124,12 +126,15 @@ def _build(
     device: str | torch.device,
     dtype: str | torch.dtype,
     attn_implementation: str,
+    read_weights: bool = True,
 ) -> OpenVLA:
     """Builds the model without memory and puts each stored tensor in place."""
     dtype, device = parse_dtype(dtype), _parse_device(device)
     with torch.device("meta"):
         model = OpenVLA(config, attn_implementation)
     check_tensors(stored, {name: tensor.shape for name, tensor in model.state_dict().items()})
+    if not read_weights:
+        return model.eval()
     model.load_state_dict(dict(read_tensors(stored, device, dtype)), assign=True)
     _restore_rotary(model, device)
     return model.eval()

@@ -12,6 +12,7 @@ from openvla_core.action_tokenizer import ActionTokenizer
 from openvla_core.checkpoint import Checkpoint, load_checkpoint
 from openvla_core.decoding import Decoder, confidence, generate, refuse_early_end
 from openvla_core.errors import CheckpointError, InstructionError
+from openvla_core.image_preparation import ImagePreparation
 from openvla_core.processor import Processor, to_numpy
 from openvla_core.prompt import clean_instruction
 from openvla_core.quantization import check_quantization, quantize_language_model
@@ -46,6 +47,7 @@ def load_policy(
     seed: int | None = None,
     adapter: str | Path | None = None,
     quantization: str = "none",
+    image_preparation: str | None = None,
 ) -> "Policy":
     """Loads a checkpoint directory as OpenVLA publishes it. Nothing is downloaded or executed.
 
@@ -60,6 +62,8 @@ def load_policy(
         adapter: directory of a LoRA adapter in PEFT format; attached, or merged first when the model is quantized.
         quantization: "none", or "int8", "int4" or "nf4" for the weights of the language model's decoder. The checkpoint
             is then read into main memory and goes to the device layer by layer; bfloat16 is the dtype to choose.
+        image_preparation: what is done to frames before the image processor, "none", "bridge", "center_crop" or
+            "libero"; None takes what the convention card in the directory names, and "none" without a card.
 
     Raises:
         CheckpointError, StatisticsError, ConventionError, ConfigError: what is wrong and what to do.
@@ -73,7 +77,7 @@ def load_policy(
         (attach_adapter if full_size else merge_adapter)(checkpoint.model, adapter)
     if not full_size:
         quantize_language_model(checkpoint.model, quantization, device)
-    return Policy(checkpoint, unnorm_key, decoding, temperature, seed)
+    return Policy(checkpoint, unnorm_key, decoding, temperature, seed, image_preparation)
 
 
 class Policy:
@@ -86,6 +90,7 @@ class Policy:
         decoding: str = "constrained",
         temperature: float = 0.0,
         seed: int | None = None,
+        image_preparation: str | None = None,
     ) -> None:
         """See `load_policy`."""
         self.model = checkpoint.model
@@ -94,6 +99,7 @@ class Policy:
         self.convention = checkpoint.convention
         self.training_instructions = _instructions(checkpoint.training_card)
         self.processor = Processor(checkpoint.tokenizer, checkpoint.image_processor, checkpoint.config)
+        self.prepare_images(_named_preparation(self.convention) if image_preparation is None else image_preparation)
         self.action_tokenizer = ActionTokenizer(self.config.action_vocab_size)
         self.device = next(self.model.parameters()).device
         self.decoder = Decoder(
@@ -141,6 +147,13 @@ class Policy:
             raise InstructionError(f"this checkpoint does not know: {', '.join(unknown)}.{hint}")
         self.processor.prompt_ids(cleaned)
         return cleaned
+
+    def prepare_images(self, preset: str) -> None:
+        """Chooses what is done to frames before the image processor, by the name a convention card gives it.
+
+        Raises ConventionError, listing the choices, for any other name.
+        """
+        self.processor.preparation = ImagePreparation.from_card(preset, self.config.towers[0].image_size)
 
     def check_vision(self) -> float:
         """Raises CheckpointError unless a black, a white and a noise image lead to different first-step logits.
@@ -198,6 +211,11 @@ class Policy:
         if key not in self._action_statistics:
             self._action_statistics[key] = statistics_of(self.statistics, key)
         return key, self._action_statistics[key]
+
+
+def _named_preparation(convention: dict[str, Any] | None) -> str:
+    image = (convention or {}).get("image")
+    return str(image.get("preprocessing", "none")) if isinstance(image, dict) else "none"
 
 
 def _instructions(training_card: dict[str, Any] | None) -> tuple[str, ...]:

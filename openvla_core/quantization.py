@@ -28,7 +28,7 @@ Quantizer = Callable[[nn.Linear], nn.Linear]
 def check_quantization(mode: str) -> None:
     """Raises ConfigError, nearest choice first, unless mode is one of `QUANTIZATIONS`."""
     if mode not in QUANTIZATIONS:
-        nearest = difflib.get_close_matches(str(mode), QUANTIZATIONS, n=len(QUANTIZATIONS), cutoff=0.0)
+        nearest = difflib.get_close_matches(str(mode).lower(), QUANTIZATIONS, n=len(QUANTIZATIONS), cutoff=0.0)
         raise ConfigError(f"quantization is {mode!r}; choose one of: {', '.join(nearest)}.")
 
 

@@ -1,6 +1,9 @@
 """The command `openvla`: up, demo, say, doctor. Each part is imported only when it is asked for."""
 
 import argparse
+import json
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +28,12 @@ def build_parser(with_system: bool = True) -> argparse.ArgumentParser:
     doctor.add_argument("checkpoint", type=Path, help="directory of the checkpoint")
     doctor.add_argument("--device", default="cpu", help="where to load it (default cpu)")
     doctor.add_argument("--dtype", default="float32", help="number format of the weights (default float32)")
+    doctor.add_argument("--quantization", default="none", help="none, int8, int4 or nf4 (default none)")
+    doctor.add_argument("--adapter", type=Path, help="directory of a LoRA adapter")
+    doctor.add_argument(
+        "--no-load", action="store_true", help="read no weights: facts from their headers, no self-test"
+    )
+    doctor.add_argument("--json", action="store_true", help="print the facts as JSON")
     return parser
 
 
@@ -53,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return {"up": up, "say": say, "doctor": doctor}[arguments.command](arguments)
     except OpenVLAError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_ERROR
 
 
@@ -76,11 +85,26 @@ def say(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Prints what a checkpoint is; 1 when it cannot drive an arm."""
+    # transformers imports torchao where it is installed, which then lists kernels that nobody asked for.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     from openvla_core.doctor import examine
 
-    text, good = examine(arguments.checkpoint, arguments.device, arguments.dtype)
-    print(text)
-    return 0 if good else 1
+    report = examine(
+        arguments.checkpoint,
+        arguments.device,
+        arguments.dtype,
+        arguments.quantization,
+        arguments.adapter,
+        load=not arguments.no_load,
+    )
+    text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if arguments.json else report.to_text()
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Whoever read has seen enough. Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0 if report.good else 1
 
 
 if __name__ == "__main__":
