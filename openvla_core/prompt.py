@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from openvla_core.errors import InstructionError
+from openvla_core.errors import ConfigError, InstructionError
 
 IGNORE_INDEX = -100
 MAX_INSTRUCTION_CHARACTERS = 512
@@ -26,8 +26,18 @@ _HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def build_prompt(instruction: str, style: str = "openvla") -> str:
-    """The prompt up to where the action begins. The instruction is lower-cased and otherwise left as it is."""
-    return PROMPTS[style].format(instruction=instruction.lower())
+    """The prompt up to where the action begins. The instruction is lower-cased and otherwise left as it is.
+
+    Raises ConfigError for an unknown style.
+    """
+    return PROMPTS[check_style(style)].format(instruction=instruction.lower())
+
+
+def check_style(style: str) -> str:
+    """The style itself. Raises ConfigError, listing the choices, when no prompt has this name."""
+    if style not in PROMPTS:
+        raise ConfigError(f"prompt_style is {style!r}; choose one of {', '.join(PROMPTS)}.")
+    return style
 
 
 def clean_instruction(text: str) -> str:
