@@ -2,15 +2,21 @@
 
 import json
 import logging
+import os
+import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from openvla_core import load_policy
 from openvla_core.checkpoint import load_checkpoint, load_model, save_checkpoint
 from openvla_core.errors import CheckpointError
 from openvla_core.model import OpenVLA, OpenVLAConfig
+from openvla_core.safetensors_file import read_header
+from openvla_core.weights import read_tensors, write_weights
 
 
 @pytest.fixture
@@ -140,6 +146,220 @@ def test_stored_rotary_frequencies_are_ignored(directory):
     load_checkpoint(directory)
 
 
+@pytest.fixture
+def shards(word_checkpoint, tmp_path):
+    """A copy in shards with an index."""
+    return resave(word_checkpoint, tmp_path / "shards", max_shard_bytes=20_000)
+
+
+def test_a_weight_in_two_shards_is_refused(shards):
+    first, second = sorted(shards.glob("model-*.safetensors"))[:2]
+    name = next(iter(load_file(first)))
+    save_file({**load_file(second), name: load_file(first)[name]}, second)
+    for has_index in (True, False):
+        with pytest.raises(CheckpointError, match=f"{first.name} and again in {second.name}"):
+            load_checkpoint(shards)
+        if has_index:
+            (shards / "model.safetensors.index.json").unlink()
+
+
+def test_an_index_that_names_another_shard_is_refused(shards):
+    index = shards / "model.safetensors.index.json"
+    weight_map = json.loads(index.read_text())["weight_map"]
+    name, other = next(iter(weight_map)), sorted(set(weight_map.values()))[-1]
+    edit_json(index, weight_map={**weight_map, name: other})
+    with pytest.raises(CheckpointError, match=f"holds {re.escape(name)}; .* says it is in {other}"):
+        load_checkpoint(shards)
+    edit_json(index, weight_map={**weight_map, "projector.fc9.bias": other})
+    with pytest.raises(CheckpointError, match=r"'projector\.fc9\.bias', which no shard holds"):
+        load_checkpoint(shards)
+
+
+def test_a_missing_shard_is_named_without_an_index_too(shards):
+    (shards / "model.safetensors.index.json").unlink()
+    last = sorted(shards.glob("model-*.safetensors"))[-1]
+    last.unlink()
+    with pytest.raises(CheckpointError, match=f"lacks {last.name}"):
+        load_checkpoint(shards)
+
+
+def test_two_sets_of_weights_are_ambiguous(shards, word_checkpoint):
+    """A merged model saved beside the shards of its base once left the choice to the loader."""
+    shutil.copy(word_checkpoint / "model.safetensors", shards)
+    with pytest.raises(CheckpointError, match="both model.safetensors and"):
+        load_checkpoint(shards)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(directory):
+    """Mapped into memory it would end the process with a bus error."""
+    path = directory / "model.safetensors"
+    stored = read_header(path)
+    last = max(stored, key=lambda name: stored[name].start)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1)
+    with pytest.raises(CheckpointError, match="became shorter"):
+        dict(read_tensors({last: stored[last]}, "cpu", torch.float32))
+
+
+def test_large_tensors_are_converted_piece_by_piece(tmp_path):
+    """The last piece is shorter than the others."""
+    tensor = torch.randn(3, (1 << 22) + 5, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    save_file({"x": tensor, "empty": torch.zeros(0, 4), "scalar": torch.tensor(2.0)}, tmp_path / "x.safetensors")
+    stored = read_header(tmp_path / "x.safetensors")
+    for dtype in (torch.bfloat16, torch.float32, torch.float16):
+        read = dict(read_tensors(stored, "cpu", dtype))
+        assert torch.equal(read["x"], tensor.to(dtype))
+        assert read["empty"].shape == (0, 4)
+        assert read["scalar"] == 2.0
+
+
+def test_files_are_equal_to_those_of_the_reference_library(directory):
+    """The same bytes for every tensor, whoever wrote them."""
+    state = load_checkpoint(directory, dtype="bfloat16").model.state_dict()
+    write_weights(directory, state, None, 10**9)
+    theirs = load_file(directory / "model.safetensors")
+    assert theirs.keys() == state.keys()
+    assert all(torch.equal(theirs[name], state[name]) for name in state)
+    assert all(tensor.dtype == torch.bfloat16 for tensor in theirs.values())
+
+
+@pytest.mark.parametrize("shard_bytes", [10**9, 700_000])
+def test_the_published_files_survive_a_round_trip(golden_checkpoint, tmp_path, shard_bytes):
+    """Everything but code is there again: tensors to the bit, tokenizer to the byte, settings of other programs."""
+    first = load_checkpoint(golden_checkpoint, dtype="bfloat16")
+    second = load_checkpoint(first.save(tmp_path / "again", max_shard_bytes=shard_bytes), dtype="bfloat16")
+    names = {path.name for path in golden_checkpoint.iterdir() if path.suffix != ".py"}
+    saved = {path.name for path in second.directory.iterdir()}
+    assert names - {"model.safetensors"} <= saved
+    assert ("model.safetensors.index.json" in saved) is (shard_bytes < 10**9)
+    state = second.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in first.model.state_dict().items())
+    assert {tensor.dtype for path in second.directory.glob("*.safetensors") for tensor in load_file(path).values()} == {
+        torch.bfloat16
+    }
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
+        assert (second.directory / name).read_bytes() == (golden_checkpoint / name).read_bytes()
+    for name in ("config.json", "preprocessor_config.json", "dataset_statistics.json"):
+        assert json.loads((second.directory / name).read_text()) == json.loads((golden_checkpoint / name).read_text())
+    policies = [load_policy(path, decoding="reference") for path in (golden_checkpoint, second.directory)]
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    tokens = [policy.predict_action_tokens(image, "pick up the cup", "toy_arm") for policy in policies]
+    assert np.array_equal(*tokens)
+
+
+def test_a_saved_config_says_what_was_saved(word_checkpoint, tmp_path):
+    """The published code takes class, precision and statistics from config.json alone."""
+    saved = load_checkpoint(word_checkpoint).save(tmp_path / "half", dtype="bfloat16")
+    config = json.loads((saved / "config.json").read_text())
+    assert config["torch_dtype"] == "bfloat16"
+    assert config["architectures"] == ["OpenVLAForActionPrediction"]
+    assert config["norm_stats"] == json.loads((saved / "dataset_statistics.json").read_text())
+
+
+def test_code_is_not_copied_along(directory, tmp_path):
+    (directory / "modeling_prismatic.py").write_text("raise SystemExit")
+    saved = load_checkpoint(directory).save(tmp_path / "again")
+    assert not list(saved.glob("*.py"))
+
+
+def test_statistics_that_are_not_finite_are_not_saved(word_checkpoint, tmp_path):
+    checkpoint = load_checkpoint(word_checkpoint)
+    checkpoint.statistics = {"table": {"action": {"q01": [float("nan")]}}}
+    with pytest.raises(
+        CheckpointError, match=r"dataset_statistics\.json cannot be written|config\.json cannot be written"
+    ):
+        checkpoint.save(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_disagreeing_vocabularies_are_named(directory):
+    """Says which of config.json, tokenizer and weights stands alone."""
+    edit_json(directory / "config.json", text_config={**text_config(directory), "vocab_size": 640})
+    with pytest.raises(CheckpointError, match=r"vocab_size 640, but .*embed_tokens\.weight has 576 rows and .*lm_head"):
+        load_checkpoint(directory)
+    edit_json(directory / "config.json", text_config={**text_config(directory), "vocab_size": 576})
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    edit_json(
+        directory / "tokenizer.json", model={**tokenizer["model"], "vocab": {**tokenizer["model"]["vocab"], "x": 900}}
+    )
+    with pytest.raises(CheckpointError, match=r"576 \(as .*rows\), but tokenizer\.json has ids up to 900"):
+        load_checkpoint(directory)
+
+
+def text_config(directory):
+    return json.loads((directory / "config.json").read_text())["text_config"]
+
+
+def test_a_tokenizer_that_ends_the_prompt_is_refused(directory):
+    """The model would see the end of the sentence before it answers."""
+    template = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    end = {"SpecialToken": {"id": "</s>", "type_id": 0}}
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    special = {token: {"id": token, "ids": [i], "tokens": [token]} for i, token in ((1, "<s>"), (2, "</s>"))}
+    post = {**tokenizer["post_processor"], "single": [*template, end], "special_tokens": special}
+    edit_json(directory / "tokenizer.json", post_processor=post)
+    with pytest.raises(CheckpointError, match="nothing else added"):
+        load_checkpoint(directory)
+
+
+def test_everything_cheap_is_checked_before_a_weight_is_read(directory, monkeypatch):
+    """A 15 GB checkpoint with a damaged card fails in a moment, not in a minute."""
+    monkeypatch.setattr("openvla_core.checkpoint.read_tensors", lambda *_: pytest.fail("weights were read"))
+    for name in ("config.json", "preprocessor_config.json", "tokenizer.json", "dataset_statistics.json",
+                 "action_convention.json", "training_card.json"):  # fmt: skip
+        whole = (directory / name).read_bytes()
+        (directory / name).write_bytes(whole[:-5])
+        with pytest.raises(CheckpointError, match=re.escape(name)):
+            load_checkpoint(directory)
+        (directory / name).write_bytes(whole)
+    edit_weights(directory, lambda state: state.pop("projector.fc2.bias"))
+    with pytest.raises(CheckpointError, match=r"projector\.fc2\.bias"):
+        load_checkpoint(directory)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('{"a":' * 70 + "1" + "}" * 70, "deeper than 64"),
+        ('{"a": NaN}', "NaN is not a number"),
+        ('{"a": 1e999}', "too large"),
+        ('{"a": 99999999999999999999}', "too large"),
+        ('{"a": 1, "a": 2}', "'a' is there twice"),
+        ('{"a": "\\ud800"}', "surrogates"),
+        ('["a"]', "holds a list"),
+        ("", "Expecting value"),
+        ('{"a": "' + "x" * 16_000_000 + '"}', "more than 16 MB"),
+    ],
+)
+def test_json_that_a_checkpoint_never_has_is_refused(directory, text, reason):
+    (directory / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=reason):
+        load_checkpoint(directory)
+
+
+def test_text_in_another_encoding_is_refused(directory):
+    (directory / "config.json").write_bytes('{"name": "é"}'.encode("latin-1"))
+    with pytest.raises(CheckpointError, match="utf-8"):
+        load_checkpoint(directory)
+
+
+def test_a_file_that_is_a_pipe_is_not_waited_for(directory):
+    for name in ("config.json", "dataset_statistics.json", "model.safetensors", "tokenizer.json"):
+        whole = (directory / name).read_bytes()
+        (directory / name).unlink()
+        os.mkfifo(directory / name)
+        with pytest.raises(CheckpointError, match=re.escape(name)):
+            load_checkpoint(directory)
+        (directory / name).unlink()
+        (directory / name).write_bytes(whole)
+
+
+def test_a_device_that_is_not_there_is_an_error(word_checkpoint):
+    with pytest.raises(CheckpointError, match="'cuda:99' cannot be used"):
+        load_checkpoint(word_checkpoint, device="cuda:99")
+
+
 def test_a_missing_shard_is_named(word_checkpoint, tmp_path):
     target = resave(word_checkpoint, tmp_path / "sharded", max_shard_bytes=20_000)
     shard = sorted(target.glob("model-*.safetensors"))[1]
@@ -179,6 +399,25 @@ def test_pickles_are_not_read(directory):
         ({"text_config": {"vocab_size": 576, "tie_word_embeddings": True}}, "tie_word_embeddings"),
         ({"timm_override_act_layers": ["quick_gelu", None]}, "quick_gelu"),
         ({"image_sizes": [224, 224]}, "preprocessor_config"),
+        ({"text_config": []}, r"text_config \[\]; expected an object"),
+        ({"text_config": {"vocab_size": "576"}}, "vocab_size '576'"),
+        ({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers 1000000000"),
+        ({"text_config": {"hidden_size": 10**12}}, "hidden_size"),
+        ({"text_config": {"rms_norm_eps": "abc"}}, "rms_norm_eps 'abc'"),
+        ({"text_config": {"rms_norm_eps": -1e-6}}, "rms_norm_eps -1e-06"),
+        ({"text_config": {"num_attention_heads": 32, "num_key_value_heads": 5}}, "5 for key_value"),
+        ({"text_config": {"rope_theta": 0}}, "rope_theta 0"),
+        ({"text_config": {"rope_parameters": {"rope_type": "yarn"}}}, "yarn"),
+        ({"text_config": {"vocab_size": 576, "eos_token_id": 576}}, "eos_token_id 576"),
+        ({"pad_token_id": 5_000_000}, "pad_token_id"),
+        ({"timm_model_kwargs": [1, {}]}, "timm_model_kwargs 1; expected an object"),
+        ({"timm_model_kwargs": 7}, "timm_model_kwargs 7; expected a list"),
+        ({"timm_model_kwargs": [{"depth": 10**9}, {}]}, "depth 1000000000"),
+        ({"timm_model_kwargs": [{"mlp_ratio": True}, {}]}, "mlp_ratio True"),
+        ({"timm_model_ids": [["a"], "b"]}, "not known"),
+        ({"image_sizes": [10**9, 10**9]}, "image_sizes has image_size 1000000000"),
+        ({"image_resize_strategy": 3}, "image_resize_strategy 3"),
+        ({"norm_stats": [1], "vision_backbone_id": ["x"]}, "vision_backbone_id"),
     ],
 )
 def test_a_configuration_this_model_cannot_follow_is_refused(directory, changes, reason):
