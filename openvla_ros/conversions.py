@@ -229,6 +229,33 @@ def joint_state_message(
     return _set_header(message, stamp_ns)
 
 
+def to_joint_positions(message: topics.JointState, names: Sequence[str]) -> np.ndarray | None:
+    """The positions (n,) float64 of the named joints, rad or m; None when one is missing or not finite."""
+    known = dict(zip(message.name, message.position, strict=False))
+    positions = np.array([known.get(name, np.nan) for name in names], dtype=np.float64)
+    return positions if np.isfinite(positions).all() else None
+
+
+def twist_message(velocity: np.ndarray, angular_velocity: np.ndarray, stamp_ns: int, frame: str) -> topics.TwistStamped:
+    """A TwistStamped of a velocity (3,) m/s and an angular velocity (3,) rad/s, both along the axes of `frame`."""
+    message = topics.TwistStamped()
+    linear, angular = message.twist.linear, message.twist.angular
+    linear.x, linear.y, linear.z = (float(value) for value in velocity)
+    angular.x, angular.y, angular.z = (float(value) for value in angular_velocity)
+    return _set_header(message, stamp_ns, frame)
+
+
+def trajectory_message(names: Sequence[str], positions: np.ndarray, duration_ns: int) -> topics.JointTrajectory:
+    """A JointTrajectory of one point: positions (n,) rad, to be reached `duration_ns` after it arrives.
+
+    The stamp is 0, which means at once: with a time of ours, a robot whose clock is ahead would refuse it as past.
+    """
+    seconds, nanoseconds = divmod(int(duration_ns), 1_000_000_000)
+    point = topics.JointTrajectoryPoint(time_from_start=topics.Duration(sec=seconds, nanosec=nanoseconds))
+    point.positions = [float(value) for value in positions]
+    return topics.JointTrajectory(joint_names=list(names), points=[point])
+
+
 # Our own messages -----------------------------------------------------------------------------------------------
 
 

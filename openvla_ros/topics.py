@@ -7,7 +7,7 @@ from enum import IntEnum
 
 from builtin_interfaces.msg import Duration, Time  # noqa: F401
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue  # noqa: F401
-from geometry_msgs.msg import Point, PoseStamped  # noqa: F401
+from geometry_msgs.msg import Point, PoseStamped, TwistStamped  # noqa: F401
 from geometry_msgs.msg import Pose as PoseMessage  # noqa: F401
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: F401
 from rcl_interfaces.msg import (  # noqa: F401
@@ -19,8 +19,9 @@ from rcl_interfaces.msg import (  # noqa: F401
 from rcl_interfaces.srv import GetParameters, SetParameters  # noqa: F401
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: F401
-from std_msgs.msg import Bool, Float64, String  # noqa: F401
+from std_msgs.msg import Bool, Float64, Int8, String  # noqa: F401
 from std_srvs.srv import SetBool, Trigger  # noqa: F401
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint  # noqa: F401
 
 from openvla_ros.msg import ActionChunk, AppliedAction, SceneState, Status  # noqa: F401
 

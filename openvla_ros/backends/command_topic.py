@@ -28,9 +28,14 @@ class CommandTopic:
 
     def publish(self, message) -> None:
         """Sends the message to whoever listens."""
+        self.announce()
+        self._publisher.publish(message)
+
+    def announce(self) -> bool:
+        """Makes the publisher; True once somebody hears it. For messages that are sent once and must arrive."""
         if self._publisher is None:
             self._publisher = self._node.create_publisher(self._kind, self.name, self._qos)
-        self._publisher.publish(message)
+        return self._publisher.get_subscription_count() > 0
 
     def problem(self) -> Problem | None:
         """BACKEND_MULTI when somebody else publishes here too; BACKEND_ABSENT when nobody has listened for a second."""
