@@ -1,7 +1,8 @@
 """tokenizer.json, read and checked: a tokenizer that does not fit the model is found at start-up, not by the arm."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -20,12 +21,24 @@ EMBEDDING, HEAD = "language_model.model.embed_tokens.weight", "language_model.lm
 def load_tokenizer(directory: Path, config: OpenVLAConfig) -> Tokenizer:
     """Reads tokenizer.json and checks that it fits the model. Raises CheckpointError."""
     path = directory / "tokenizer.json"
+    with _damage_is_our_error(path):
+        return _checked(path, read_tokenizer(path), config)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Reads one tokenizer.json as it is. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing. Save the tokenizer of the checkpoint in its fast (JSON) form.")
     if path.stat().st_size > MAX_TOKENIZER_BYTES:
         raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; expected {MAX_TOKENIZER_BYTES:,} at most.")
+    with _damage_is_our_error(path):
+        return Tokenizer.from_file(str(path))
+
+
+@contextmanager
+def _damage_is_our_error(path: Path) -> Iterator[None]:
     try:
-        return _checked(path, Tokenizer.from_file(str(path)), config)
+        yield
     except CheckpointError:
         raise
     except BaseException as error:  # the library raises plain Exception, and an own BaseException where it panics

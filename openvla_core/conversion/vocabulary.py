@@ -9,20 +9,14 @@ from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
 from openvla_core.errors import CheckpointError
-from openvla_core.tokenizer_file import EMBEDDING, HEAD, MAX_TOKENIZER_BYTES, highest_id
+from openvla_core.tokenizer_file import EMBEDDING, HEAD, highest_id, read_tokenizer
 
 PAD, MULTIPLE = "<PAD>", 64
 
 
 def complete_tokenizer(directory: str | Path) -> Tokenizer:
     """Reads the tokenizer.json in a directory and adds the padding token where it is missing."""
-    path = Path(directory) / "tokenizer.json"
-    if not path.is_file() or path.stat().st_size > MAX_TOKENIZER_BYTES:
-        raise CheckpointError(f"{path} is missing or too large. Give the directory of the language model's tokenizer.")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"{path} cannot be read ({str(error)[:300]}). Copy it again.") from error
+    tokenizer = read_tokenizer(Path(directory) / "tokenizer.json")
     if tokenizer.token_to_id(PAD) is None:
         tokenizer.add_special_tokens([AddedToken(PAD, normalized=False, special=True)])
     return tokenizer

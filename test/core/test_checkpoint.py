@@ -302,6 +302,15 @@ def test_a_tokenizer_that_ends_the_prompt_is_refused(directory):
         load_checkpoint(directory)
 
 
+def test_a_panic_inside_the_tokenizer_is_our_error(directory):
+    """It raises what `except Exception` does not catch, when a template names a token that is not listed."""
+    post = json.loads((directory / "tokenizer.json").read_text())["post_processor"]
+    post["special_tokens"] = {}
+    edit_json(directory / "tokenizer.json", post_processor=post)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
+        load_checkpoint(directory)
+
+
 def test_everything_cheap_is_checked_before_a_weight_is_read(directory, monkeypatch):
     """A 15 GB checkpoint with a damaged card fails in a moment, not in a minute."""
     monkeypatch.setattr("openvla_core.checkpoint.read_tensors", lambda *_: pytest.fail("weights were read"))

@@ -140,7 +140,7 @@ def test_the_reference_library_accepts_every_header_that_we_accept(original, tmp
     generator = random.Random(3)
     path = tmp_path / WEIGHTS
     accepted = 0
-    for _ in range(2000):
+    for _ in range(800):
         damaged = bytearray(whole)
         damaged[generator.randrange(header)] = generator.choice(b'0123456789"{}[],:. FB\x00\xff')
         path.write_bytes(damaged)
@@ -151,7 +151,7 @@ def test_the_reference_library_accepts_every_header_that_we_accept(original, tmp
         accepted += 1
         with safe_open(path, framework="pt") as file:
             assert set(file.keys()) == names
-    assert accepted > 10
+    assert accepted > 5
 
 
 @pytest.mark.parametrize("name", JSON_FILES)
