@@ -17,7 +17,8 @@ from rcl_interfaces.msg import (  # noqa: F401
     SetParametersResult,
 )
 from rcl_interfaces.srv import GetParameters, SetParameters  # noqa: F401
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.duration import Duration
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: F401
 from std_msgs.msg import Bool, Float64, Int8, String  # noqa: F401
 from std_srvs.srv import SetBool, Trigger  # noqa: F401
@@ -34,6 +35,7 @@ TARGET_POSE = "robot/target_pose"
 GRIPPER_COMMAND = "robot/gripper_command"
 ESTOP = "estop"
 POLICY_ACTION_CHUNK = "policy_node/action_chunk"
+POLICY_INSTRUCTION = "policy_node/active_instruction"
 DIAGNOSTICS = "/diagnostics"
 
 ACTION_CHUNK = "~/action_chunk"
@@ -48,11 +50,21 @@ STOP = "~/stop"
 PAUSE = "~/pause"
 RESET = "~/reset"
 SET_DRY_RUN = "~/set_dry_run"
+PRESS_ESTOP = "~/estop"
 
 # The newest camera frame is the only one of interest, and a lost one is replaced by the next.
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
 # A command that arrives late is worse than none: never queue more than the newest.
 COMMAND = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
+# Actions come with a promise: a policy that has not shown for this long that it is alive is dead.
+ACTION_LEASE_S = 1.0
+ACTION = QoSProfile(
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+    liveliness=LivelinessPolicy.AUTOMATIC,
+    liveliness_lease_duration=Duration(seconds=ACTION_LEASE_S),
+)
 # Readers that join late must still learn the present state.
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Every message counts: one per applied action, one per step of the scene.
