@@ -229,6 +229,11 @@ def joint_state_message(
     return _set_header(message, stamp_ns)
 
 
+def names_joints(message: topics.JointState, names: Sequence[str]) -> bool:
+    """Whether the message is about all of these joints, each with a position."""
+    return set(names) <= set(message.name) and len(message.position) == len(message.name)
+
+
 def to_joint_positions(message: topics.JointState, names: Sequence[str]) -> np.ndarray | None:
     """The positions (n,) float64 of the named joints, rad or m; None when one is missing or not finite."""
     known = dict(zip(message.name, message.position, strict=False))

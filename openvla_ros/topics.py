@@ -17,7 +17,7 @@ from rcl_interfaces.msg import (  # noqa: F401
     SetParametersResult,
 )
 from rcl_interfaces.srv import GetParameters, SetParameters  # noqa: F401
-from rclpy.duration import Duration
+from rclpy.duration import Duration as Lease
 from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: F401
 from std_msgs.msg import Bool, Float64, Int8, String  # noqa: F401
@@ -63,7 +63,7 @@ ACTION = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
     liveliness=LivelinessPolicy.AUTOMATIC,
-    liveliness_lease_duration=Duration(seconds=ACTION_LEASE_S),
+    liveliness_lease_duration=Lease(seconds=ACTION_LEASE_S),
 )
 # Readers that join late must still learn the present state.
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
