@@ -47,7 +47,7 @@ class Servo:
     """Finds out which Servo it is, switches it to the kind of command we send, and watches its status."""
 
     def __init__(self, node: Node, own: ServoSettings, command_type: str) -> None:
-        """command_type: TWIST or POSE, constants of ServoCommandType. Raises ConfigError when moveit_msgs is missing."""
+        """command_type: TWIST or POSE, as in ServoCommandType. Raises ConfigError when moveit_msgs is missing."""
         self._node = node
         self._name = own.node.rstrip("/")
         self._command_type = command_type
