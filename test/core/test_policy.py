@@ -1,21 +1,26 @@
 """The public face: one frame and one sentence to one action, or an error a person can act on."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from openvla_core import load_policy
 from openvla_core.errors import (
     ActionTokenError,
     CheckpointError,
     ConfigError,
+    ConventionError,
     ImageError,
     InstructionError,
     StatisticsError,
 )
+from openvla_core.image_preparation import ImagePreparation
 
 SENTENCE = "pick up the red cube"
 
@@ -87,6 +92,75 @@ def test_reference_decoding_refuses_text_instead_of_moving(word_checkpoint, imag
         reference.predict(image, SENTENCE)
 
 
+@pytest.mark.parametrize("decoding", ["reference", "constrained"])
+def test_an_answer_that_ends_early_never_moves_the_arm(golden_checkpoint, image, decoding):
+    """The published code then takes ids of the prompt for the missing numbers. Here the end is likeliest at step 3."""
+    policy = load_policy(golden_checkpoint, decoding=decoding)
+    full = policy.predict(image, SENTENCE, "toy_arm").tokens
+    hidden = []
+    head = policy.model.language_model.lm_head
+    handle = head.register_forward_pre_hook(lambda module, inputs: hidden.append(inputs[0][0, -1].clone()))
+    policy.predict(image, SENTENCE, "toy_arm")
+    handle.remove()
+    with torch.no_grad():
+        # A row that answers to the third hidden state and to none of the others.
+        others = torch.stack([state for i, state in enumerate(hidden) if i != 2])
+        row = hidden[2] - torch.linalg.pinv(others) @ (others @ hidden[2])
+        head.weight[2] = 1000.0 * row / (row @ hidden[2])
+    if decoding == "reference":
+        with pytest.raises(ActionTokenError, match="after 2 of 7"):
+            policy.predict(image, SENTENCE, "toy_arm")
+    else:
+        tokens = policy.predict(image, SENTENCE, "toy_arm").tokens
+        np.testing.assert_array_equal(tokens.ids, full.ids)
+        assert tokens.probabilities[2] < 1e-6, "over the whole vocabulary, so the unsaid word shows"
+
+
+@pytest.mark.parametrize("decoding", ["reference", "constrained"])
+def test_padding_is_no_action_either(golden_checkpoint, image, decoding):
+    """Ids at and above 32000 decode to the lowest action in the published code."""
+    policy = load_policy(golden_checkpoint, decoding=decoding)
+    with torch.no_grad():
+        policy.model.language_model.lm_head.weight[31744:32000] = 0.0
+        policy.model.language_model.lm_head.weight[32000:32064] *= 50.0
+    if decoding == "reference":
+        with pytest.raises(ActionTokenError, match="31744 to 31999"):
+            policy.predict(image, SENTENCE, "toy_arm")
+    else:
+        assert policy.predict(image, SENTENCE, "toy_arm").tokens.ids.max() < 32000
+
+
+@pytest.mark.parametrize("decoding", ["reference", "constrained"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "language_model.model.layers.1.mlp.down_proj.weight",
+        "language_model.model.norm.weight",
+        "projector.fc1.bias",
+        "vision_backbone.featurizer.pos_embed",
+    ],
+)
+def test_one_damaged_weight_anywhere_is_refused(word_checkpoint, image, decoding, name):
+    policy = load_policy(word_checkpoint, decoding=decoding)
+    with torch.no_grad():
+        policy.model.get_parameter(name).view(-1)[0] = float("nan")
+    with pytest.raises(ActionTokenError, match="not finite"):
+        policy.predict(image, SENTENCE)
+    with pytest.raises(CheckpointError, match="not finite"):
+        policy.check_vision()
+
+
+def test_probabilities_are_over_the_whole_vocabulary_in_both_decodings(golden_checkpoint, golden_policy, image):
+    """So that a model that would rather answer with text shows it, even where it may not."""
+    inputs = golden_policy._inputs(image, SENTENCE)
+    with torch.no_grad():
+        full = golden_policy.model(inputs[0], None, inputs[1]).logits[0, -1].softmax(-1)
+    constrained = load_policy(golden_checkpoint).predict(image, SENTENCE, "toy_arm").tokens
+    assert constrained.probabilities[0] == pytest.approx(float(full[constrained.ids[0]]), rel=1e-3)
+    entropy = float(-(full * full.log()).nan_to_num().sum())
+    assert constrained.entropies[0] == pytest.approx(entropy, rel=1e-3)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 @pytest.mark.parametrize("row", [300, 20])
@@ -145,6 +219,12 @@ def test_an_unknown_unnorm_key_is_refused_when_loading_and_when_asking(word_chec
         policy.predict(image, SENTENCE, unnorm_key="tabel")
 
 
+@pytest.mark.parametrize(("key", "nearest"), [("toy", "toy_arm, bridge_orig"), ("bridge", "bridge_orig, toy_arm")])
+def test_an_unknown_unnorm_key_lists_the_nearest_choice_first(golden_policy, image, key, nearest):
+    with pytest.raises(StatisticsError, match=f"It has: {nearest}"):
+        golden_policy.predict(image, SENTENCE, unnorm_key=key)
+
+
 def test_several_data_sets_need_a_choice(golden_policy, image):
     with pytest.raises(StatisticsError, match="bridge_orig, toy_arm"):
         golden_policy.predict(image, "pick up the cup")
@@ -173,6 +253,61 @@ def test_a_byte_level_tokenizer_knows_every_word(golden_policy):
     assert golden_policy.check_instruction("zażółć the 🤖 cup") == "zażółć the 🤖 cup"
 
 
+ACTION_CHARACTERS = ("吜", "吠", "唛")
+
+
+@pytest.mark.parametrize("word", ["<s>", "</s>", "<unk>", "</S>", "<UNK>", *ACTION_CHARACTERS])
+@pytest.mark.parametrize("sentence", ["{}", "pick {} up", "x{}x", "{}{}"])
+def test_special_words_and_action_characters_never_become_their_ids(golden_policy, image, word, sentence):
+    """The published tokenizer turns them into begin, end and action tokens wherever they stand."""
+    text = sentence.format(word, word)
+    for ask in (golden_policy.check_instruction, golden_policy.processor.prompt_ids):
+        with pytest.raises(InstructionError, match=re.escape(repr(word.lower()))):
+            ask(text)
+    with pytest.raises(InstructionError):
+        golden_policy.predict(image, text, "toy_arm")
+
+
+@pytest.mark.parametrize(
+    "word", ["<PAD>", "<pad>", "<0x0A>", "< / s >", "＜/s＞", "<|im_end|>", "[INST]", "s>", "\\n", "▁"]
+)
+def test_what_only_looks_special_is_read_as_text(golden_policy, word):
+    ids = golden_policy.processor.prompt_ids(f"pick {word} up")
+    assert ids[0] == 1
+    assert ids.count(13) == 1, "the line break of the prompt itself"
+    assert not {0, 1, 2} & set(ids[1:])
+    assert max(ids) < 31744
+
+
+@given(st.text(min_size=1, max_size=60))
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_text_whatever_becomes_a_special_or_action_id(golden_policy, text):
+    try:
+        ids = golden_policy.processor.prompt_ids(text)
+    except InstructionError:
+        return
+    assert ids[0] == 1
+    assert not {0, 1, 2} & set(ids[1:])
+    assert max(ids) < 31744
+
+
+def test_every_action_character_is_refused(golden_policy):
+    tokenizer = golden_policy.processor.tokenizer
+    for i in range(31744, 32000):
+        with pytest.raises(InstructionError):
+            golden_policy.processor.prompt_ids(f"pick {tokenizer.id_to_token(i)}")
+
+
+def test_words_outside_the_vocabulary_do_not_become_unknown_tokens(policy, image):
+    with pytest.raises(InstructionError, match="'mug'"):
+        policy.predict(image, "pick up the mug")
+
+
+@pytest.mark.parametrize("text", ["ΑΒΓ", "İstanbul", "ß", "K", "ﬁsh", "e\u0301", "🤖👩‍🔬", "שלום", "\u0e33"])
+def test_unusual_letters_are_text(golden_policy, text):
+    assert golden_policy.check_instruction(text) == text
+
+
 def test_a_sentence_too_long_for_the_model_is_refused(golden_policy):
     """512 emoji are 2048 byte tokens, more than fit beside the image."""
     with pytest.raises(InstructionError, match="tokens"):
@@ -193,14 +328,75 @@ def test_damaged_training_instructions_are_refused(word_checkpoint, tmp_path):
         load_policy(directory)
 
 
-def test_a_model_that_ignores_its_image_is_found(word_checkpoint):
+@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16"}, {"quantization": "int8"}])
+def test_a_model_that_ignores_its_image_is_found(word_checkpoint, options):
     """Some library versions silently dropped the image and answered one constant action."""
-    policy = load_policy(word_checkpoint)
-    policy.check_vision()
+    policy = load_policy(word_checkpoint, **options)
+    assert policy.check_vision() > 1e-3
     with torch.no_grad():
         policy.model.projector.fc3.weight.zero_()
     with pytest.raises(CheckpointError, match="does not depend on the image"):
         policy.check_vision()
+
+
+def test_a_model_with_an_adapter_that_ignores_its_image_is_found(golden, golden_checkpoint):
+    policy = load_policy(golden_checkpoint, adapter=golden / "fused_mini" / "lora_adapter")
+    policy.check_vision()
+    with torch.no_grad():
+        for name, parameter in policy.model.projector.named_parameters():
+            if "fc3" in name:
+                parameter.zero_()
+    with pytest.raises(CheckpointError, match="does not depend on the image"):
+        policy.check_vision()
+
+
+def test_patches_that_never_reach_the_language_model_are_found(word_checkpoint, monkeypatch):
+    policy = load_policy(word_checkpoint)
+    monkeypatch.setattr(policy.model, "embed", lambda ids, pixels: policy.model.language_model.model.embed_tokens(ids))
+    with pytest.raises(CheckpointError, match="does not depend on the image"):
+        policy.check_vision()
+
+
+def test_an_image_processor_that_loses_the_image_is_found(word_checkpoint, monkeypatch):
+    policy = load_policy(word_checkpoint)
+    pixels = policy.processor.pixel_values(np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(policy.processor, "pixel_values", lambda image: pixels)
+    with pytest.raises(CheckpointError, match="does not depend on the image"):
+        policy.check_vision()
+
+
+def test_the_self_test_finds_words_that_the_checkpoint_knows(word_checkpoint, tmp_path):
+    """Without a training card it asks about a cup, which this tokenizer has never heard of."""
+    directory = shutil.copytree(word_checkpoint, tmp_path / "copy")
+    (directory / "training_card.json").unlink()
+    load_policy(directory).check_vision()
+
+
+def card(preprocessing):
+    return json.dumps({"name": "test", "image": {"width": 112, "height": 112, "preprocessing": preprocessing}})
+
+
+def test_frames_are_prepared_as_the_card_or_the_caller_says(word_checkpoint, tmp_path, image):
+    directory = shutil.copytree(word_checkpoint, tmp_path / "copy")
+    plain = load_policy(directory).processor.pixel_values(image)
+    (directory / "action_convention.json").write_text(card("libero"))
+    policy = load_policy(directory)
+    assert policy.processor.preparation == ImagePreparation.from_card("libero", 112)
+    prepared = policy.processor.pixel_values(image)
+    assert prepared.shape == plain.shape
+    assert not torch.equal(prepared, plain)
+    assert torch.equal(load_policy(directory, image_preparation="none").processor.pixel_values(image), plain)
+    policy.prepare_images("none")
+    assert torch.equal(policy.processor.pixel_values(image), plain)
+
+
+def test_an_unknown_preparation_is_refused(word_checkpoint, tmp_path):
+    with pytest.raises(ConventionError, match="libero"):
+        load_policy(word_checkpoint, image_preparation="liberty")
+    directory = shutil.copytree(word_checkpoint, tmp_path / "copy")
+    (directory / "action_convention.json").write_text(card("liberty"))
+    with pytest.raises(ConventionError, match="libero"):
+        load_policy(directory)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
