@@ -57,7 +57,7 @@ def check_quality(quality: int) -> None:
 def _quantization_steps(quality: int) -> tuple[np.ndarray, np.ndarray]:
     """(8, 8) int32 for luma and chroma: the tables libjpeg writes at this quality."""
     stored = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(stored, "JPEG", quality=quality, subsampling=2)
+    Image.new("RGB", (16, 16)).save(stored, "JPEG", quality=quality)
     with Image.open(stored) as image:
         tables = image.quantization
     luma, chroma = (np.array(tables[index], dtype=np.int32).reshape(8, 8) for index in (0, 1))
