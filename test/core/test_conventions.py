@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from openvla_core import rotations
-from openvla_core.conventions import convention_from_mapping, load_convention
+from openvla_core.conventions import PREPROCESSING, convention_from_mapping, load_convention
 from openvla_core.errors import ConventionError
+from openvla_core.image_preparation import PRESETS
 from openvla_core.types import Pose
 
 CARDS = sorted((Path(__file__).parents[2] / "config/conventions").glob("*.yaml"))
@@ -63,6 +64,11 @@ def test_the_ready_cards_hold_the_published_figures():
         "bridge_orig": "bridge",
         "libero": "libero",
     }
+
+
+def test_a_card_can_name_every_image_preparation_there_is():
+    """The names are written twice, so that the controller does not need the image libraries."""
+    assert PREPROCESSING == PRESETS
 
 
 def test_a_card_without_a_default_rotation_has_none():
