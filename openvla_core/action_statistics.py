@@ -32,7 +32,7 @@ class ActionStatistics:
             q01, q99 = (np.array(values[key], dtype=np.float64) for key in ("q01", "q99"))
             mask = np.array(values.get("mask", np.ones(len(q01), dtype=bool)))
             low, high = (np.array(values.get(key, q), dtype=np.float64) for key, q in (("min", q01), ("max", q99)))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise StatisticsError(f"statistics of {name!r} need lists of numbers q01 and q99: {error!r}.") from error
         if q01.ndim != 1 or not q01.size or not q01.shape == q99.shape == mask.shape == low.shape == high.shape:
             raise StatisticsError(
@@ -104,9 +104,10 @@ def choose_unnorm_key(statistics: Mapping[str, Any], unnorm_key: str | None) -> 
         raise StatisticsError(
             f"unnorm_key is missing and this checkpoint has several. Choose one of: {', '.join(sorted(statistics))}."
         )
-    nearest = difflib.get_close_matches(str(unnorm_key), statistics, n=len(statistics), cutoff=0.0)
+    wanted = str(unnorm_key).lower()
+    nearest = sorted(statistics, key=lambda key: -difflib.SequenceMatcher(None, wanted, key.lower()).ratio())
     raise StatisticsError(
-        f"unnorm_key {unnorm_key!r} is not in this checkpoint. It has: {', '.join(nearest)}. "
+        f"unnorm_key {str(unnorm_key)[:80]!r} is not in this checkpoint. It has: {', '.join(nearest)}. "
         "Set unnorm_key to one of these."
     )
 

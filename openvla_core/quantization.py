@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from openvla_core.errors import CheckpointError, ConfigError
 from openvla_core.model import OpenVLA
 
+logger = logging.getLogger(__name__)
+
 QUANTIZATIONS = ("none", "int8", "int4", "nf4")
 GROUP_SIZES = (128, 64, 32)
 NF4_BLOCK = 64
@@ -168,6 +170,8 @@ def _int4_config(device: torch.device, dtype: torch.dtype) -> Callable[[int | No
         raise CheckpointError(
             f"this torchao has no int4 kernel for the CPU ({error}). Install torchao 0.18 or choose 'int8'."
         ) from error
+    if dtype != torch.bfloat16:
+        logger.warning("int4 on a CPU is many times slower in %s than in bfloat16; set dtype to bfloat16.", dtype)
     return lambda group: PrototypeInt4WeightOnlyConfig(group_size=group, set_inductor_config=False)
 
 

@@ -41,6 +41,12 @@ def test_a_dimension_that_never_moves_is_zero_for_training():
         {"mask": [True]},
         {"mask": [1, 1, 0]},
         {"q01": ["a", "b", "c"]},
+        {"q01": [[0.0], [0.0], [0.0]]},
+        {"q01": [10**400, 0, 0]},
+        {"q01": 0.0},
+        {"mask": None},
+        {"mask": [[True], [True, False], []]},
+        {"min": [0.0]},
     ],
 )
 def test_unusable_statistics_are_refused(change):
@@ -58,6 +64,20 @@ def test_an_unknown_key_lists_the_choices_nearest_first():
     with pytest.raises(StatisticsError, match="It has: bridge_orig, ") as caught:
         choose_unnorm_key(statistics, "bridge")
     assert all(key in str(caught.value) for key in statistics)
+
+
+@pytest.mark.parametrize("given", ["BRIDGE", "Bridge_Orig", "bridge_oxe"])
+def test_capitals_do_not_hide_what_was_meant(given):
+    with pytest.raises(StatisticsError, match="It has: bridge_orig, "):
+        choose_unnorm_key({"toto": {}, "viola": {}, "bridge_orig": {}, "kuka": {}}, given)
+
+
+@pytest.mark.parametrize("given", ["", 7, "x" * 10_000])
+def test_a_key_like_no_other_still_lists_all_choices(given):
+    with pytest.raises(StatisticsError) as caught:
+        choose_unnorm_key({"toto": {}, "viola": {}}, given)
+    assert "toto" in str(caught.value)
+    assert "viola" in str(caught.value)
 
 
 def test_a_missing_key_is_an_error_only_where_there_is_a_choice():

@@ -173,6 +173,13 @@ def test_int4_refuses_sizes_its_kernels_cannot_handle_before_changing_anything(s
     assert not any(is_quantized(module) for module in model.modules())
 
 
+def test_int4_in_a_dtype_that_is_slow_on_a_cpu_says_so(caplog):
+    quantize_language_model(model_of(dtype=torch.bfloat16), "int4")
+    assert not caplog.records
+    quantize_language_model(model_of(), "int4")
+    assert "set dtype to bfloat16" in caplog.text
+
+
 def test_nf4_asks_for_a_cuda_device():
     with pytest.raises(ConfigError, match="nf4.*CUDA.*'int8' or 'int4'"):
         quantize_language_model(model_of(), "nf4")
