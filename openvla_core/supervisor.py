@@ -5,85 +5,40 @@ is read off them, most serious first. There is no other way to be ACTIVE than ev
 
 Two clocks: `now_s` is monotonic seconds and drives every watchdog; nanoseconds are the ROS clock and only compare
 stamps with each other.
+
+How far the arm goes blind: when the policy falls silent at full speed v, it is noticed after T_a (`action_timeout_s`)
+and one tick, and braking takes v^2 / 2a more: v (T_a + tick) + v^2 / 2a. That is 96 mm with the default limits at 5 Hz
+(0.25 m/s, 2 m/s^2, T_a 0.3 s), and never more than the way left to the goal of the action in progress.
 """
 
 import math
-from collections import deque
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 
-from openvla_core import rotations, safety
+from openvla_core import safety
 from openvla_core.action_intake import ActionIntake, Chunk
-from openvla_core.config import setting
+from openvla_core.action_progress import Accepted, ActionProgress, action_timeout_s
+from openvla_core.chunk_goals import chunk_goals
+from openvla_core.command_stream import CommandStream
 from openvla_core.conventions import ActionConvention
 from openvla_core.errors import ConventionError
-from openvla_core.observation_buffer import PoseBuffer
-from openvla_core.rate_adapter import Goal, RateAdapter
-from openvla_core.safety import GripperGate, SafetyLimiter, SafetySettings
-from openvla_core.types import Pose, SafeAction
+from openvla_core.estop import EmergencyStop
+from openvla_core.pose_watch import PoseWatch
+from openvla_core.supervisor_settings import SupervisorSettings
+from openvla_core.types import Pose, Problem, SafeAction
+from openvla_core.verdict import State, Verdict, hold
 
-TRACKING_S = 0.3
+__all__ = ["Accepted", "Command", "State", "Supervisor", "SupervisorSettings", "Verdict", "action_timeout_s"]
 
-
-class State(IntEnum):
-    """What the controller is doing; the same numbers as in Status.msg."""
-
-    STANDBY = 0
-    ACTIVE = 1
-    HOLD = 2
-    FAULT = 3
-    ESTOP = 4
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A state with a stable code for programs and a sentence for the person at the robot."""
-
-    state: State
-    code: str
-    sentence: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SupervisorSettings(SafetySettings):
-    """When the arm may move, on top of how: ages, frames and tolerances."""
-
-    base_frame: str = setting("panda_link0", "Frame of robot/current_pose and of every command")
-    tool_link: str = setting("panda_hand_tcp", "Link that robot/current_pose describes and commands move")
-    max_observation_age_s: float = setting(
-        0.5, "Oldest image an action may come from, when it arrives and while it is carried out", unit="s",
-        minimum=0.05, maximum=1.0,
-    )  # fmt: skip
-    max_pose_age_s: float = setting(0.2, "Longest silence of robot/current_pose", unit="s", minimum=0.02, maximum=0.5)
-    max_steps: int = setting(
-        1, "Actions of one chunk that are carried out before a newer image must come", minimum=1, maximum=16
-    )
-    interpolation: float = setting(
-        0.5, "Share of the action period over which the target glides to a new goal; 0 jumps", minimum=0.0, maximum=1.0
-    )
-    max_tracking_error: float = setting(
-        0.03, "Distance between commanded and measured position that ends in a hold after 0.3 s", unit="m",
-        minimum=0.005, maximum=0.3,
-    )  # fmt: skip
-    max_tracking_rotation: float = setting(
-        0.2, "Angle between commanded and measured rotation that ends in a hold after 0.3 s", unit="rad",
-        minimum=0.02, maximum=1.0,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """An action that was taken: translation (3,) metres, rotation vector (3,) radians, after the limits, base axes."""
-
-    session_id: str
-    sequence: int
-    image_stamp_ns: int
-    translation: np.ndarray
-    rotation: np.ndarray
-    gripper: float
-    reasons: tuple[str, ...]
+WAITING = hold("WAITING", "waiting for the first action.")
+STOPPED = Verdict(State.STANDBY, "STOPPED", "Stopped: nothing is sent until start.")
+PAUSED = Verdict(State.HOLD, "PAUSED", "Paused: holding until start.")
+MULTI_PUB = hold("MULTI_PUB", "more than one process publishes actions. Stop all but one.")
+# A process that slept this long between two ticks starts again from where the arm is.
+LONGEST_GAP_S = 0.25
+# The two clocks of one machine part by more than this within a tick only when the ROS clock was set.
+CLOCK_JUMP_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -107,38 +62,33 @@ class Supervisor:
             )
         self.settings = settings
         self.convention = convention
-        self.accepted_count = 0
-        self.clipped_count = 0
-        self.refused_count = 0
-        self._recently_clipped: deque[bool] = deque(maxlen=200)
-        self._poses = PoseBuffer()
+        self.progress = ActionProgress(settings.max_observation_age_s)
+        self.estop = EmergencyStop(settings.estop_required, settings.estop_timeout_s)
+        self._poses = PoseWatch(settings)
         self._intake = ActionIntake(convention, settings.base_frame, settings.max_observation_age_s)
-        self._gripper = GripperGate(settings, convention.gripper_threshold)
-        self._limiter: SafetyLimiter | None = None
-        self._adapter: RateAdapter | None = None
+        self._stream = CommandStream(settings, convention.gripper_threshold)
         self._running = False
         self._paused = False
-        self._estop_pressed = False
-        self._estop: Verdict | None = None
+        self._follows = True
         self._fault: Verdict | None = None
+        self._backend: Problem | None = None
         self._publishers = 1
-        self._last_pose_s = -math.inf
         self._last_tick_s = math.nan
-        self._off_track_since_s = math.inf
-        self._accepted: Accepted | None = None  # taken, but no command made from it yet
-        self._forget_action("WAITING", "Holding: waiting for the first action.")
+        self._clock_offset_s = math.nan
 
     # Orders ---------------------------------------------------------------------------------------------------
 
-    def start(self) -> tuple[bool, str]:
+    def start(self, now_s: float) -> tuple[bool, str]:
         """Allows motion, from the measured pose when nothing was sent; after a fault or e-stop only after reset."""
-        latched = self._estop or self._fault
+        latched = self._latched(now_s)
         if latched:
-            return False, f"{latched.sentence} Call reset first."
+            return False, f"Not started. {latched.sentence}"
+        if self._backend is not None:
+            return False, f"Not started: {self._backend.sentence}"
         self._running, self._paused = True, False
-        if self._limiter is None:
-            self._gripper.reset()  # a person may have opened it since
-        self._forget_action("WAITING", "Holding: waiting for the first action.")
+        if not self._stream.is_on:
+            self._stream.forget_gripper()  # a person may have opened it since
+        self.progress.interrupt(WAITING)
         return True, "Started: the arm moves when actions arrive."
 
     def stop(self) -> tuple[bool, str]:
@@ -153,140 +103,141 @@ class Supervisor:
 
     def reset(self, now_s: float) -> tuple[bool, str]:
         """Makes the measured pose the commanded one and clears a fault; after an emergency stop, start must follow."""
-        if self._estop_pressed:
-            return False, "The emergency stop is still pressed. Release it, then reset."
-        if not self._pose_is_fresh(now_s):
-            return False, f"No fresh robot pose: {self._pose_sentence()} Nothing was reset."
-        if self._estop:
+        if self.estop.is_pressed(now_s):
+            return False, "The emergency stop is still pressed, or its source is gone. Release it, then reset."
+        if not self._stream.at_rest:
+            return False, "The arm is still braking or following actions. Reset once it stands still; pause holds it."
+        done, sentence = self._rebase(now_s)
+        if not done:
+            return False, f"{sentence} Nothing was reset."
+        if self.estop.verdict(now_s):
             self._running = False
-        self._estop = self._fault = None
-        return self.resync(now_s)
+        self.estop.clear()
+        self._fault = None
+        return True, "Reset: the measured pose becomes the commanded one."
 
-    def resync(self, now_s: float) -> tuple[bool, str]:
-        """Makes the measured pose the commanded one, such as before commands reach an arm that did not follow them."""
-        if not self._pose_is_fresh(now_s):
-            return False, f"No fresh robot pose: {self._pose_sentence()}"
-        self._gripper.reset()
-        self._forget_action("WAITING", "Holding: waiting for the first action.")
-        if self._limiter is not None:
-            self._hold_measured_pose()
-        return True, "Reset: the measured pose is the commanded one."
+    def set_follows(self, follows: bool, now_s: float) -> tuple[bool, str]:
+        """Whether commands reach the arm (they do not in a dry run); the first that does is where the arm is."""
+        if not self._stream.at_rest:
+            return False, "Commands are in motion. Call pause, and try again once they stand still."
+        if self._stream.is_on:
+            done, sentence = self._rebase(now_s)
+            if not done:
+                return False, sentence
+        self._follows = follows
+        return True, "Commands go to the robot." if follows else "Dry run: nothing is sent to the robot."
 
-    def on_estop(self, pressed: bool) -> None:
-        """Latches the emergency stop when pressed; releasing it only allows a reset."""
-        self._estop_pressed = pressed
-        if pressed:
-            self._estop = Verdict(State.ESTOP, "ESTOP", "Emergency stop. Release it, call reset, then start.")
+    def _rebase(self, now_s: float) -> tuple[bool, str]:
+        if not self._poses.is_fresh(now_s):
+            return False, f"No fresh robot pose: {self._poses.silence()}"
+        self._stream.forget_gripper()
+        self._stream.rebase()
+        self.progress.interrupt(WAITING)
+        return True, ""
 
-    def on_publishers(self, count: int) -> None:
-        """Notes how many processes publish actions; more than one is nobody."""
+    # Facts ----------------------------------------------------------------------------------------------------
+
+    def on_publishers(self, count: int, now_s: float) -> None:
+        """How many processes publish actions. More than one is nobody; one that appears amid an action is a fault."""
+        if count > 1 and self._publishers <= 1 and self.verdict(now_s).state == State.ACTIVE:
+            self._latch(Problem("MULTI_PUB", "A second process began to publish actions. Stop all but one."))
         self._publishers = count
 
-    def on_pose(self, pose: Pose, stamp_ns: int, frame: str, now_s: float) -> None:
-        """Keeps a measured pose; one in another frame, not finite or not newer than the last does not count."""
-        if frame == self.settings.base_frame and self._poses.add(stamp_ns, pose):
-            self._last_pose_s = now_s
+    def on_backend(self, problem: Problem | None) -> None:
+        """What keeps commands from the robot, None when nothing does; a latched problem is a fault."""
+        self._backend = problem
+        if problem is not None and problem.latched and self._running:
+            self._latch(problem)
 
-    # Actions --------------------------------------------------------------------------------------------------
+    def on_pose(self, pose: Pose, stamp_ns: int, frame: str, now_s: float) -> None:
+        """Keeps a measured pose; one in another frame or not newer than the last does not count, a jump is a fault."""
+        was_silent = not self._poses.is_fresh(now_s)
+        self._on_pose_problem(self._poses.add(pose, stamp_ns, frame, now_s))
+        newest = self._poses.newest
+        # It came back elsewhere: someone moved it. Holding the old pose would pull it back.
+        if was_silent and self._stream.is_on and self._poses.is_fresh(now_s) and newest and self._stream.is_off(newest):
+            self._stream.rebase()
+
+    def on_invalid_pose(self) -> None:
+        """Notes a message of the robot's pose that is none; the third in a row is a fault."""
+        self._on_pose_problem(self._poses.invalid())
+
+    def on_clock(self, ros_now_ns: int, now_s: float) -> None:
+        """Compares the clocks: when the ROS clock was set, the stamps of before mean nothing any more."""
+        offset_s = ros_now_ns * 1e-9 - now_s
+        if abs(offset_s - self._clock_offset_s) > CLOCK_JUMP_S:
+            self._poses.forget()
+            self.progress.interrupt(
+                hold("CLOCK_JUMP", "the clock was set; waiting for poses and actions of the new time.")
+            )
+        self._clock_offset_s = offset_s
+
+    def on_instruction(self, instruction: str) -> None:
+        """Notes which instruction the policy follows, "" for none; an action of another one ends at once."""
+        if self._intake.on_instruction(instruction):
+            self.progress.interrupt(hold("NEW_TASK", "waiting for the first action of the new instruction."))
 
     def on_chunk(self, chunk: Chunk, ros_now_ns: int, now_s: float) -> None:
         """Takes a chunk of actions, refuses it with a reason, or latches a fault."""
-        if self._limiter is None or self._blocked(now_s):
+        self.on_clock(ros_now_ns, now_s)
+        if not self._stream.is_on or self._blocked(now_s):
             return
-        problem = self._intake.problem(chunk, ros_now_ns)
-        if problem:
-            self._refuse(*problem)
-            return
-        rows = np.asarray(chunk.actions, dtype=np.float64)[: self.settings.max_steps]
-        if not np.isfinite(rows).all():
-            self._latch("ACT_NONFINITE", f"Action {chunk.sequence} holds NaN or infinity; nothing of it was executed.")
-            return
-        reference = self._reference(chunk.stamp_ns)
-        if reference is None:
-            self._refuse("POSE_UNKNOWN", "the robot's pose at the time of the image is not known")
-            return
-        self._carry_out(chunk, rows, reference, ros_now_ns, now_s)
+        problem = self._intake.problem(chunk, ros_now_ns, self.progress.in_progress(now_s))
+        problem = problem or self._carry_out(chunk, ros_now_ns, now_s)
+        if problem is not None:
+            self._refuse(problem)
 
     def on_malformed(self, sentence: str) -> None:
-        """Notes a message that does not even have the form of a chunk."""
-        self._refuse("ACT_SHAPE", sentence.rstrip("."))
+        """Notes a message that does not even have the form of a chunk: a fault."""
+        if self._running:
+            self._refuse(Problem("ACT_SHAPE", sentence.rstrip("."), latched=True))
 
-    @property
-    def clip_rate(self) -> float:
-        """Share of the last 200 actions that a limit changed, 0 to 1."""
-        return sum(self._recently_clipped) / max(len(self._recently_clipped), 1)
-
-    def _reference(self, image_stamp_ns: int) -> Pose | None:
-        """The pose the first step starts from."""
-        if self.convention.reference == "measured":
-            return self._poses.at(image_stamp_ns)
-        assert self._limiter is not None and self._adapter is not None
-        ahead = np.linalg.norm(self._adapter.last.position - self._limiter.pose.position)
-        # A goal far ahead of the stream would keep the arm moving long after the policy changed its mind.
-        return self._adapter.last if ahead <= self.settings.max_translation else self._limiter.pose
-
-    def _carry_out(self, chunk: Chunk, rows: np.ndarray, reference: Pose, ros_now_ns: int, now_s: float) -> None:
-        assert self._limiter is not None and self._adapter is not None
-        goals: list[Goal] = []
-        clipped: tuple[str, ...] = ()
-        start = reference
-        for row in rows:
-            problem = safety.refusal(*self.convention.size(row), self.settings)
-            if problem:
-                self._latch(problem[0], f"Action {chunk.sequence} refused: {problem[1]}.")
-                return
-            action = self.convention.action(row, start)
-            pose, reasons = self._limiter.limit(action, start)
-            goals.append(Goal(pose, action.gripper))
-            clipped = clipped or reasons
-            start = pose
+    def _carry_out(self, chunk: Chunk, ros_now_ns: int, now_s: float) -> Problem | None:
+        measured = self.convention.reference == "measured"
+        reference = self._poses.at(chunk.stamp_ns) if measured else self._stream.reference()
+        if reference is None:
+            return Problem("POSE_UNKNOWN", "the robot's pose at the time of the image is not known")
+        rows = np.asarray(chunk.actions, dtype=np.float64)[: self.settings.max_steps]
+        goals = chunk_goals(rows, reference, self.convention, self._stream.limit, self.settings)
+        if isinstance(goals, Problem):
+            return goals
+        if self.progress.stays_outside(goals, now_s):
+            self.progress.interrupt()
+            return Problem("WORKSPACE", "the policy has asked for places outside the workspace box for 3 s")
         card_hz = self.convention.rate_hz
         # A message must not be able to stretch its own time-out.
         rate_hz = chunk.rate_hz if card_hz / 4 <= chunk.rate_hz <= card_hz * 4 else card_hz
-        period_s = 1.0 / rate_hz
-        first = goals[0].pose
-        self._accepted = Accepted(
+        self._stream.take(goals.goals, now_s, 1.0 / rate_hz)
+        accepted = Accepted(
             session_id=chunk.session_id,
             sequence=chunk.sequence,
             image_stamp_ns=chunk.stamp_ns,
-            translation=first.position - reference.position,
-            rotation=rotations.rotation_between(reference.quaternion, first.quaternion),
-            gripper=goals[0].gripper or 0.0,
-            reasons=clipped,
+            translation=goals.translation,
+            rotation=goals.rotation,
+            gripper=goals.goals[0].gripper or 0.0,
+            reasons=goals.reasons,
         )
-        self.accepted_count += 1
-        self.clipped_count += bool(clipped)
-        self._recently_clipped.append(bool(clipped))
-        self._adapter.take(self._limiter.pose, goals, now_s, self.settings.interpolation * period_s, period_s)
-        self._set_expiry(rate_hz, (len(goals) - 1) * period_s, (ros_now_ns - chunk.stamp_ns) * 1e-9, now_s)
+        self.progress.accept(accepted, rate_hz, len(rows), (ros_now_ns - chunk.stamp_ns) * 1e-9, now_s)
+        return None
 
-    def _set_expiry(self, rate_hz: float, more_steps_s: float, image_age_s: float, now_s: float) -> None:
-        """An action is carried out until the next is overdue or its image is too old, whichever comes first."""
-        overdue_s = action_timeout_s(rate_hz)
-        too_old_s = self.settings.max_observation_age_s - max(image_age_s, 0.0)
-        self._expires_s = now_s + more_steps_s + min(overdue_s, too_old_s)
-        if overdue_s <= too_old_s:
-            self._idle = Verdict(
-                State.HOLD, "ACTION_STALE", f"Holding: no new action within {overdue_s:.2f} s of the last one."
-            )
-        else:
-            limit_s = self.settings.max_observation_age_s
-            self._idle = Verdict(
-                State.HOLD, "OBS_STALE", f"Holding: no action from an image younger than {limit_s:g} s."
-            )
+    def _refuse(self, problem: Problem) -> None:
+        self.progress.refuse(problem.code, problem.sentence)
+        if problem.latched:
+            self._latch(problem)
 
-    def _refuse(self, code: str, sentence: str) -> None:
-        self.refused_count += 1
-        self._idle = Verdict(State.HOLD, code, f"Holding: {sentence}.")
+    def _on_pose_problem(self, problem: Problem | None) -> None:
+        if problem is not None and self._stream.is_on:
+            self._latch(problem)
 
-    def _latch(self, code: str, sentence: str) -> None:
-        self.refused_count += 1
-        self._fault = Verdict(State.FAULT, code, f"{sentence} Holding until reset.")
+    def _latch(self, problem: Problem) -> None:
+        """The first fault is the one to tell: the others may follow from it."""
+        sentence = f"{problem.sentence[:1].upper()}{problem.sentence[1:].rstrip('.')}. Holding until reset is called."
+        self._fault = self._fault or Verdict(State.FAULT, problem.code, sentence)
 
-    def _forget_action(self, code: str, sentence: str) -> None:
-        self._expires_s = -math.inf
-        self._accepted = None
-        self._idle = Verdict(State.HOLD, code, sentence)
+    @property
+    def is_sending(self) -> bool:
+        """Whether the next tick makes a command."""
+        return self._stream.is_on
 
     # State ----------------------------------------------------------------------------------------------------
 
@@ -295,102 +246,65 @@ class Supervisor:
         blocked = self._blocked(now_s)
         if blocked:
             return blocked
-        if now_s >= self._expires_s:
-            return self._idle
+        if not self.progress.in_progress(now_s):
+            return self.progress.idle
         return Verdict(State.ACTIVE, "OK", "Following the policy.")
+
+    def _latched(self, now_s: float) -> Verdict | None:
+        return self.estop.verdict(now_s) or self._fault
 
     def _blocked(self, now_s: float) -> Verdict | None:
         """Why no action may be carried out, most serious reason first; None when one may."""
-        if self._estop:
-            return self._estop
-        if self._fault:
-            return self._fault
+        latched = self._latched(now_s)
+        if latched:
+            return latched
         if not self._running:
-            return Verdict(State.STANDBY, "STOPPED", "Stopped: nothing is sent until start.")
-        if not self._pose_is_fresh(now_s):
-            return Verdict(State.HOLD, "POSE_STALE", f"Holding: {self._pose_sentence()}")
+            return Verdict(STOPPED.state, self._backend.code, self._backend.sentence) if self._backend else STOPPED
+        if not self._poses.is_fresh(now_s):
+            return hold("POSE_STALE", self._poses.silence())
+        if self._backend is not None:
+            return hold(self._backend.code, self._backend.sentence)
         if self._publishers > 1:
-            return Verdict(
-                State.HOLD, "MULTI_PUB", "Holding: more than one process publishes actions. Stop all but one."
-            )
+            return MULTI_PUB
         if self._paused:
-            return Verdict(State.HOLD, "PAUSED", "Paused: holding until start.")
+            return PAUSED
+        if self._stream.rebase_wanted:
+            return self.progress.idle
         return None
-
-    def _pose_is_fresh(self, now_s: float) -> bool:
-        return now_s - self._last_pose_s <= self.settings.max_pose_age_s
-
-    def _pose_sentence(self) -> str:
-        return (
-            f"no robot pose in frame {self.settings.base_frame!r} within {self.settings.max_pose_age_s:g} s; "
-            "check that the robot driver publishes it."
-        )
 
     # The stream -----------------------------------------------------------------------------------------------
 
     def tick(self, now_s: float) -> Command | None:
         """The next command of the stream, or None when nothing is to be sent."""
-        dt = now_s - self._last_tick_s
+        gap_s = now_s - self._last_tick_s
         self._last_tick_s = now_s
-        if self._limiter is None and self._running and self._pose_is_fresh(now_s):
-            self._hold_measured_pose()
-            dt = 0.0
-        if self._limiter is None or self._adapter is None:
-            return None
-        self._check_tracking(now_s)
+        measured = self._poses.newest if self._poses.is_fresh(now_s) else None
+        if not self._stream.is_on:
+            if not self._running or measured is None or self._latched(now_s):
+                return None
+            self._stream.begin(measured, now_s)
+            gap_s = 0.0
+        if gap_s > LONGEST_GAP_S:
+            self._stream.stand_still(now_s, rebase=self._fault is None)
+            self.progress.interrupt(hold("TICK_LATE", "the controller was paused; waiting for the next action."))
+        self._check_tracking(measured, now_s)
         verdict = self.verdict(now_s)
         if verdict.state == State.ACTIVE:
-            goal = self._adapter.target(now_s)
-            pose = self._limiter.follow(goal.pose, dt)
-            if goal.gripper is not None:
-                self._gripper.decide(goal.gripper, now_s)
-            started, self._accepted = self._accepted, None
-            return Command(self._safe_action(pose), started)
-        # What was interrupted is never taken up again: only a new action moves the arm.
-        self._expires_s, self._accepted = -math.inf, None
-        if verdict.state == State.STANDBY and self._limiter.at_rest:
-            self._limiter = self._adapter = None
+            return Command(self._stream.follow(now_s, gap_s), self.progress.take_started())
+        self.progress.interrupt()
+        if verdict.state == State.STANDBY and self._stream.at_rest:
+            self._stream.end()
             return None
-        if verdict.state == State.ESTOP and self._limiter.at_rest and self._pose_is_fresh(now_s):
-            # An arm that is moved by hand while stopped must not be pulled back when the hardware stop is released.
-            self._hold_measured_pose()
-        return Command(self._safe_action(self._limiter.brake(dt)), None)
+        return Command(self._stream.hold(now_s, gap_s, measured, self._poses.last_s), None)
 
-    def _safe_action(self, pose: Pose) -> SafeAction:
-        assert self._limiter is not None
-        return SafeAction(
-            pose,
-            self._gripper.command,
-            velocity=self._limiter.velocity,
-            angular_velocity=self._limiter.angular_velocity,
-        )
-
-    def _hold_measured_pose(self) -> None:
-        measured = self._poses.newest()
-        assert measured is not None  # callers have just seen a fresh one
-        self._limiter = SafetyLimiter(self.settings, measured)
-        self._adapter = RateAdapter(measured)
-        self._off_track_since_s = math.inf
-
-    def _check_tracking(self, now_s: float) -> None:
+    def _check_tracking(self, measured: Pose | None, now_s: float) -> None:
         """Gives up a commanded pose that the arm does not reach: something is in its way, or someone moved it."""
-        measured = self._poses.newest()
-        if measured is None or self._estop or self._fault or not self._pose_is_fresh(now_s):
-            self._off_track_since_s = math.inf
+        if measured is not None and self.estop.verdict(now_s):
+            # An arm that is moved by hand while stopped must not be pulled back when the hardware stop is released.
+            if self._stream.is_off(measured):
+                self._stream.rebase()
             return
-        assert self._limiter is not None
-        commanded = self._limiter.pose
-        distance = np.linalg.norm(measured.position - commanded.position)
-        angle = np.linalg.norm(rotations.rotation_between(measured.quaternion, commanded.quaternion))
-        if distance <= self.settings.max_tracking_error and angle <= self.settings.max_tracking_rotation:
-            self._off_track_since_s = math.inf
-            return
-        self._off_track_since_s = min(self._off_track_since_s, now_s)
-        if now_s - self._off_track_since_s >= TRACKING_S:
-            self._hold_measured_pose()
-            self._forget_action("TRACKING", "Holding where the arm is: it did not follow its commands.")
-
-
-def action_timeout_s(rate_hz: float) -> float:
-    """How long one action may be carried out while no newer one comes, seconds: 1.5 periods, 0.10 to 0.40."""
-    return min(max(1.5 / rate_hz, 0.10), 0.40)
+        watched = measured if self._follows and not self._fault else None
+        if self._stream.lost_track(watched, now_s) and not self._stream.rebase_wanted:
+            self._stream.rebase()
+            self.progress.interrupt(hold("TRACKING", "the arm did not follow its commands; it is held where it is."))

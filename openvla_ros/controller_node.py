@@ -6,34 +6,30 @@ It carries messages to and from the supervisor, which decides about motion; noth
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from openvla_core.config import setting
 from openvla_core.conventions import load_convention
-from openvla_core.errors import ActionError
-from openvla_core.supervisor import Accepted, Supervisor, SupervisorSettings
+from openvla_core.errors import ActionError, ConfigError
+from openvla_core.supervisor import Accepted, Supervisor
+from openvla_core.types import Pose
 from openvla_ros import backends, conversions, topics
+from openvla_ros.controller_figures import ControllerFigures
+from openvla_ros.controller_settings import ControllerSettings
 from openvla_ros.conversions import Applied
-from openvla_ros.node_support import RateWindow, StatusBoard, autostart, run, steady_timer, transition
+from openvla_ros.live_publishers import LivePublishers
+from openvla_ros.node_support import autostart, run, transition
 from openvla_ros.parameters import declare_settings
+from openvla_ros.robot_pose import listen_to_pose
+from openvla_ros.status_board import StatusBoard
+from openvla_ros.timing import steady_timer
 from openvla_ros.topics import State
 
-PUBLISHER_CHECK_S = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ControllerSettings(SupervisorSettings):
-    """Parameters of controller_node: the limits of the robot and how it is reached. Fixed while the node runs."""
-
-    convention: str = setting("", "Path of the convention card that gives the actions their meaning; required")
-    backend: str = setting("sim", "How commands reach the robot", choices=backends.NAMES)
-    dry_run: bool = setting(
-        True, "At the start, publish everything except commands to the robot; ~/set_dry_run changes it later"
-    )
-    rate_hz: float = setting(50.0, "Commands per second", unit="Hz", minimum=20.0, maximum=200.0)
-    autostart: bool = setting(True, "Configure and activate without being asked")
+GRAPH_CHECK_S = 0.1
+# A robot that is not there is noticed after a second; activation waits for one this long.
+ROBOT_NOTICED_S = 1.3
+ROBOT_WITHIN_S = 5.0
+LAST_HOLDS = 3  # commands at rest before the process ends
 
 
 class ControllerNode(LifecycleNode):
@@ -45,29 +41,30 @@ class ControllerNode(LifecycleNode):
         self._supervisor: Supervisor | None = None
         self._backend: backends.Backend | None = None
         self._dry_run = self._settings.dry_run
-        self._estop_pressed = False
+        self._estop_topic = self._estop_service = False
         self._active = False
-        self._ticks = RateWindow(2.0)
-        self._photon_to_command = RateWindow(30.0)
+        self._holds = 0  # commands at rest, one after the other
+        self._figures = ControllerFigures(self._settings.rate_hz)
         self._last_tick_s = 0.0
 
         self._applied = self.create_publisher(topics.AppliedAction, topics.APPLIED_ACTION, topics.RECORD)
         self._commanded = self.create_publisher(topics.PoseStamped, topics.COMMANDED_POSE, topics.COMMAND)
         self._board = StatusBoard(self, self._measure, self._details)
-        self.create_subscription(topics.PoseStamped, topics.CURRENT_POSE, self._on_pose, topics.SENSOR)
+        listen_to_pose(self, self._settings, self)
         # Twice: a volatile publisher reaches only the first, what a latched one said before we started only the second.
         for quality in (topics.RECORD, topics.LATCHED):
             self.create_subscription(topics.Bool, topics.ESTOP, self._on_estop, quality)
-        self._chunks = self.create_subscription(
-            topics.ActionChunk, topics.POLICY_ACTION_CHUNK, self._on_chunk, topics.COMMAND
-        )
+        self.create_subscription(topics.ActionChunk, topics.POLICY_ACTION_CHUNK, self._on_chunk, topics.COMMAND)
+        self._policies = LivePublishers(self, topics.ActionChunk, topics.POLICY_ACTION_CHUNK, topics.ACTION_LEASE_S)
+        self.create_subscription(topics.String, topics.POLICY_INSTRUCTION, self._on_instruction, topics.LATCHED)
         self._offer(topics.START, self._start)
         self._offer(topics.STOP, lambda supervisor: supervisor.stop())
         self._offer(topics.PAUSE, lambda supervisor: supervisor.pause())
-        self._offer(topics.RESET, lambda supervisor: supervisor.reset(time.monotonic()))
+        self._offer(topics.RESET, self._reset)
         self.create_service(topics.SetBool, topics.SET_DRY_RUN, self._on_set_dry_run)
+        self.create_service(topics.SetBool, topics.PRESS_ESTOP, self._on_press_estop)
         steady_timer(self, 1.0 / self._settings.rate_hz, self._on_tick)
-        steady_timer(self, PUBLISHER_CHECK_S, self._check_publishers)
+        steady_timer(self, GRAPH_CHECK_S, self._check_graph)
         if self._settings.autostart:
             autostart(self)
 
@@ -80,8 +77,11 @@ class ControllerNode(LifecycleNode):
     def _configure(self) -> None:
         card = load_convention(self._settings.convention)
         supervisor = Supervisor(self._settings, card)
-        supervisor.on_estop(self._estop_pressed)
         self._backend = backends.make_backend(self._settings.backend, self, self._settings)
+        supervisor.set_follows(not self._dry_run, time.monotonic())
+        if self._estop_topic:
+            supervisor.estop.on_topic(True, time.monotonic())
+        supervisor.estop.on_service(self._estop_service)
         self._supervisor = supervisor
         self.get_logger().info(
             f"convention {card.name!r} at {card.rate_hz:g} Hz, backend {self._settings.backend!r}, "
@@ -89,11 +89,31 @@ class ControllerNode(LifecycleNode):
         )
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Allows motion."""
-        if self._supervisor is None or not self._supervisor.start()[0]:
+        """Allows motion, at once or after ~/start; refused when nobody takes the commands."""
+        if self._supervisor is None:
             return TransitionCallbackReturn.FAILURE
+        result = transition(self, self._board, self._require_robot)
+        if result != TransitionCallbackReturn.SUCCESS:
+            return result
         self._active = True
+        if self._settings.start_when_active:
+            self._supervisor.start(time.monotonic())
         return super().on_activate(state)
+
+    def _require_robot(self) -> None:
+        """Raises ConfigError when the robot takes no commands within 5 s.
+
+        A node that starts by itself does not wait: the robot may still be starting too, and until it is there the node
+        holds and says so.
+        """
+        begun_s = time.monotonic()
+        while not self._settings.autostart and not self._dry_run:
+            problem, passed_s = self._backend.problem(), time.monotonic() - begun_s
+            if problem is None and passed_s > ROBOT_NOTICED_S:
+                return
+            if problem is not None and (problem.latched or passed_s > ROBOT_WITHIN_S):
+                raise ConfigError(f"Not activated: {problem.sentence}")
+            time.sleep(0.05)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Brakes; the timer goes on until the arm stands still, then nothing is sent."""
@@ -122,23 +142,31 @@ class ControllerNode(LifecycleNode):
         self._supervisor = self._backend = None
         return super().on_cleanup(state)
 
+    def wind_down(self) -> bool:
+        """Called before the process ends: brakes, and returns True once three commands have held the arm at rest."""
+        if self._supervisor is None or not self._supervisor.is_sending:
+            return True
+        self._supervisor.pause()
+        return self._holds >= LAST_HOLDS
+
     # Inputs ---------------------------------------------------------------------------------------------------
 
-    def _on_pose(self, message) -> None:
-        try:
-            pose = conversions.to_pose(message)
-        except ActionError as error:
-            # Not counted as a pose: a driver that sends nothing better soon counts as silent.
-            self.get_logger().warning(str(error), throttle_duration_sec=1.0)
-            return
+    def on_pose(self, pose: Pose, stamp_ns: int, frame: str) -> None:
+        """Called with every measured pose."""
         if self._supervisor is not None:
-            frame = conversions.frame_of(message)
-            self._supervisor.on_pose(pose, conversions.stamp_ns(message), frame, time.monotonic())
+            now_s = self._look_at_the_clock()
+            self._supervisor.on_pose(pose, stamp_ns, frame, now_s)
+
+    def on_invalid_pose(self, reason: str) -> None:
+        """Called with every message of the measured pose that holds none."""
+        self.get_logger().warning(reason, throttle_duration_sec=1.0)
+        if self._supervisor is not None:
+            self._supervisor.on_invalid_pose()
 
     def _on_chunk(self, message) -> None:
         if self._supervisor is None:
             return
-        self._check_publishers()
+        self._check_graph()
         try:
             chunk = conversions.to_chunk(message)
         except ActionError as error:
@@ -146,15 +174,25 @@ class ControllerNode(LifecycleNode):
             return
         self._supervisor.on_chunk(chunk, self._now_ns(), time.monotonic())
 
+    def _on_instruction(self, message) -> None:
+        if self._supervisor is not None:
+            self._supervisor.on_instruction(conversions.to_text(message))
+
     def _on_estop(self, message) -> None:
         # Remembered even without a card, so that a later configure starts in the emergency stop.
-        self._estop_pressed = conversions.to_flag(message)
+        self._estop_topic = conversions.to_flag(message)
         if self._supervisor is not None:
-            self._supervisor.on_estop(self._estop_pressed)
+            self._supervisor.estop.on_topic(self._estop_topic, time.monotonic())
 
-    def _check_publishers(self) -> None:
+    def _check_graph(self) -> None:
         if self._supervisor is not None:
-            self._supervisor.on_publishers(self.count_publishers(self._chunks.topic_name))
+            self._supervisor.on_publishers(self._policies.count(), time.monotonic())
+            self._supervisor.estop.on_sources(self.count_publishers(topics.ESTOP))
+
+    def _look_at_the_clock(self) -> float:
+        now_s = time.monotonic()
+        self._supervisor.on_clock(self._now_ns(), now_s)
+        return now_s
 
     # Services -------------------------------------------------------------------------------------------------
 
@@ -169,38 +207,51 @@ class ControllerNode(LifecycleNode):
     def _start(self, supervisor: Supervisor) -> tuple[bool, str]:
         if not self._active:
             return False, "The node is not active; activate it first."
-        return supervisor.start()
+        return supervisor.start(time.monotonic())
+
+    def _reset(self, supervisor: Supervisor) -> tuple[bool, str]:
+        done, sentence = supervisor.reset(time.monotonic())
+        if done and self._backend is not None:
+            self._backend.reset()
+        return done, sentence
 
     def _on_set_dry_run(self, request, response):
         wanted = conversions.is_set_to(request)
-        if self._dry_run and not wanted and self._supervisor is not None:
-            # The arm did not follow the dry run; its first real command must be where it is.
-            done, reason = self._supervisor.resync(time.monotonic())
-            if not done:
-                return conversions.reply(response, False, f"{reason} Still a dry run.")
-        self._dry_run = wanted
-        sentence = "Dry run: nothing is sent to the robot." if self._dry_run else "Commands go to the robot."
-        self.get_logger().warning(sentence)
-        return conversions.reply(response, True, sentence)
+        done, sentence = True, "Set; it counts once the node is configured."
+        if self._supervisor is not None:
+            done, sentence = self._supervisor.set_follows(not wanted, time.monotonic())
+        if done:
+            self._dry_run = wanted
+            self.get_logger().warning(sentence)
+        return conversions.reply(response, done, sentence)
+
+    def _on_press_estop(self, request, response):
+        self._estop_service = pressed = conversions.is_set_to(request)
+        if self._supervisor is not None:
+            self._supervisor.estop.on_service(pressed)
+        return conversions.reply(response, True, "Pressed." if pressed else "Released; reset and start must follow.")
 
     # Output ---------------------------------------------------------------------------------------------------
 
     def _on_tick(self) -> None:
-        now_s = time.monotonic()
         # After a late tick the timer catches up; two commands at once would be a speed that nobody asked for.
-        if self._supervisor is None or now_s - self._last_tick_s < 0.5 / self._settings.rate_hz:
+        if self._supervisor is None or time.monotonic() - self._last_tick_s < 0.5 / self._settings.rate_hz:
             return
-        self._last_tick_s = now_s
+        now_s = self._last_tick_s = self._look_at_the_clock()
+        self._figures.on_tick(now_s)
+        self._supervisor.on_backend(None if self._dry_run else self._backend.problem())
         command = self._supervisor.tick(now_s)
         verdict = self._supervisor.verdict(now_s)
         if command is not None:
-            self._ticks.add(now_s=now_s)
+            self._figures.on_command(now_s)
             stamp_ns = self._now_ns()
             self._commanded.publish(conversions.pose_message(command.safe.pose, stamp_ns, self._settings.base_frame))
-            if self._backend is not None and not self._dry_run:
+            if not self._dry_run:
                 self._backend.send(command.safe, stamp_ns)
             if command.started is not None:
                 self._report_applied(command.started, stamp_ns)
+            moves = command.safe.velocity.any() or command.safe.angular_velocity.any()
+            self._holds = 0 if moves else self._holds + 1
         self._board.set(State(verdict.state), verdict.code, verdict.sentence)
 
     def _report_applied(self, action: Accepted, stamp_ns: int) -> None:
@@ -215,30 +266,24 @@ class ControllerNode(LifecycleNode):
             gripper=action.gripper,
             reasons=action.reasons,
         )
-        self._photon_to_command.add(applied.photon_to_command_s)
+        self._figures.on_action(action, applied.photon_to_command_s)
         self._applied.publish(conversions.applied_message(applied))
 
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
 
     def _measure(self) -> dict:
-        supervisor = self._supervisor
-        return {
-            "rate_hz": self._ticks.rate_hz(),
-            "latency_p50_ms": self._photon_to_command.percentile_ms(50),
-            "latency_p95_ms": self._photon_to_command.percentile_ms(95),
-            "clip_rate": supervisor.clip_rate if supervisor else 0.0,
-        }
+        clip_rate = self._supervisor.progress.clip_rate if self._supervisor else 0.0
+        return {**self._figures.measured(), "clip_rate": clip_rate}
 
     def _details(self) -> dict[str, str]:
-        supervisor = self._supervisor
-        return {
-            "dry_run": str(self._dry_run),
-            "action_rate_hz": f"{self._photon_to_command.rate_hz():.2f}",
-            "accepted": str(supervisor.accepted_count if supervisor else 0),
-            "clipped": str(supervisor.clipped_count if supervisor else 0),
-            "refused": str(supervisor.refused_count if supervisor else 0),
-        }
+        details = {"dry_run": str(self._dry_run), **self._figures.details()}
+        if self._supervisor is not None:
+            progress = self._supervisor.progress
+            details |= {"accepted": str(progress.accepted_count), "clipped": str(progress.clipped_count)}
+            details |= {"refused": str(progress.refused_count)}
+            details |= {f"refused: {code}": str(count) for code, count in progress.refused_codes.items()}
+        return details
 
 
 def main(args: list[str] | None = None) -> int:

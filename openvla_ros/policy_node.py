@@ -26,18 +26,11 @@ from openvla_core.latest_worker import LatestWorker, Outcome
 from openvla_core.types import Observation
 from openvla_ros import conversions, topics
 from openvla_ros.conversions import Chunk
-from openvla_ros.node_support import (
-    EXIT_FAULT,
-    RateWindow,
-    StatusBoard,
-    autostart,
-    report_errors,
-    run,
-    steady_timer,
-    transition,
-)
+from openvla_ros.node_support import EXIT_FAULT, autostart, run, transition
 from openvla_ros.parameters import declare_settings
 from openvla_ros.policy_setup import PolicySettings, set_up_policy
+from openvla_ros.status_board import StatusBoard, report_errors
+from openvla_ros.timing import RateWindow, steady_timer
 from openvla_ros.topics import State
 
 if TYPE_CHECKING:
@@ -76,7 +69,7 @@ class PolicyNode(LifecycleNode):
         self.inferences = RateWindow()
 
         self.board = StatusBoard(self, self.measurements, self.details)
-        self.chunks = self.create_lifecycle_publisher(topics.ActionChunk, topics.ACTION_CHUNK, topics.COMMAND)
+        self.chunks = self.create_lifecycle_publisher(topics.ActionChunk, topics.ACTION_CHUNK, topics.ACTION)
         self.active_instruction = self.create_publisher(topics.String, topics.ACTIVE_INSTRUCTION, topics.LATCHED)
         self.create_subscription(topics.String, topics.INSTRUCTION, self.on_instruction, topics.COMMAND)
         self.create_service(topics.Trigger, topics.START, self.on_start)

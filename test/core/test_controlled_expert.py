@@ -27,6 +27,7 @@ class Chunk:
     actions: np.ndarray
     frame: str = "base"
     session_id: str = "expert"
+    instruction: str = "reach"
     convention: str = "sim_tabletop"
     rate_hz: float = 5.0
 
@@ -46,7 +47,7 @@ def test_the_expert_succeeds_at_5_hz_with_latency_and_is_never_clipped(settings,
     task = Task(kind, "red")
     judge = Judge(task)
     supervisor = Supervisor(settings, load_convention(CONFIG / "conventions" / "sim_tabletop.yaml"))
-    supervisor.start()
+    supervisor.start(0.0)
     waiting: list[tuple[int, Chunk]] = []
     codes = set()
     for tick in range(round(LIMIT_S / TICK_S)):
@@ -69,5 +70,5 @@ def test_the_expert_succeeds_at_5_hz_with_latency_and_is_never_clipped(settings,
         if judge.success:
             break
     assert judge.success
-    assert supervisor.clip_rate == 0.0 and supervisor.refused_count == 0
+    assert supervisor.progress.clip_rate == 0.0 and supervisor.progress.refused_count == 0
     assert codes == {"WAITING", "OK"}
