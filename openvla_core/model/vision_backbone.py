@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openvla_core.errors import ImageError
 from openvla_core.model.config import PATCH_SIZE, OpenVLAConfig, TowerConfig
 
 LAYER_NORM_EPS = 1e-6
@@ -14,12 +15,21 @@ class VisionBackbone(nn.Module):
 
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
+        self._image_shape = (config.channels, config.towers[0].image_size, config.towers[0].image_size)
         self.featurizer = VisionTransformer(config.towers[0])
         if len(config.towers) == 2:
             self.fused_featurizer = VisionTransformer(config.towers[1])
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values (B, 3 per tower, S, S), normalised per tower -> patch features (B, P, D_vision)."""
+        """pixel_values (B, 3 per tower, S, S), normalised per tower -> patch features (B, P, D_vision).
+
+        Raises ImageError for any other shape: a border would be cut off and a single patch repeated, without a word.
+        """
+        if tuple(pixel_values.shape[1:]) != self._image_shape:
+            raise ImageError(
+                f"pixel_values are {tuple(pixel_values.shape)}; this checkpoint takes (B, "
+                f"{', '.join(map(str, self._image_shape))}). Make them with its image processor."
+            )
         if not hasattr(self, "fused_featurizer"):
             return self.featurizer(pixel_values)
         first, second = pixel_values.split(3, dim=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from golden_tools import steps_allowed, to_double
+from golden_tools import row_distances, rows_allowed, to_double
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -59,14 +59,14 @@ class Published:
         self.allowed = [torch.tensor([])] * len(self.samples)
         exact = broken_policy(lambda policy: to_double(policy.model))
         for i, (image, sample) in enumerate(zip(self.images, self.samples, strict=True)):
-            self.allowed[i] = steps_allowed(self.logits[i], self._run(exact, image, sample["task"])[1])
+            self.allowed[i] = rows_allowed(self.logits[i], self._run(exact, image, sample["task"])[1])
 
     def compare(self, policy: Policy) -> Effect:
         """Runs the policy on every sample, as the golden test does."""
         first, every, equal, count, agrees = 0.0, 0.0, 0, 0, True
         for image, sample, logits, allowed in zip(self.images, self.samples, self.logits, self.allowed, strict=True):
             ids, computed = self._run(policy, image, sample["task"])
-            change = (computed - logits).abs().amax(dim=1)
+            change = row_distances(computed, logits)
             same = ids == torch.tensor(sample["greedy_new_token_ids"][:STEPS])
             comparable = same.long().cumprod(0).roll(1)
             comparable[0] = 1

@@ -49,21 +49,20 @@ def test_the_adapter_is_the_described_one(golden, golden_checkpoint, facts):
 
 
 def test_logits_agree_in_float64(logits, tensors, facts):
-    """Attached and merged are one function. Of its two published float32 results, 7e-5 apart, one is within 1e-4 of
-    float64 and the other 1.08e-4 away; so 1e-4 cannot be asked of the merged one."""
+    """Attached and merged are one function, and both published float32 results of it are within 1e-4."""
     attached, merged = (logits[way]["float64"] for way in ("attached", "merged"))
     assert distance(attached, merged) <= 1e-9
-    assert distance(attached, tensors[KEYS["attached"]]) <= 1e-4
-    assert 1e-4 < distance(merged, tensors[KEYS["merged"]]) <= 1.2e-4
-    apart = distance(tensors[KEYS["attached"]], tensors[KEYS["merged"]])
+    for key in KEYS.values():
+        assert distance(attached, tensors[key]) <= 1e-4
+    apart = distance(*(tensors[key] for key in KEYS.values()))
     assert apart == pytest.approx(facts["merge_max_abs_diff"])
 
 
 @pytest.mark.parametrize("way", APPLY)
 def test_logits_agree_in_float32(logits, tensors, way):
-    """Rounding alone moves these logits, of up to 19, by 1e-4."""
+    """Each float32 result, theirs and ours, is up to 1e-4 from float64: these weights amplify rounding."""
     assert distance(logits[way]["float32"], tensors[KEYS[way]]) <= 2e-4
-    assert distance(logits[way]["float32"], logits[way]["float64"]) <= 1.5e-4
+    assert distance(logits[way]["float32"], logits[way]["float64"]) <= 1.2e-4
 
 
 def test_merging_leaves_the_published_parameter_names(golden, golden_checkpoint):

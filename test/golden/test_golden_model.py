@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden_tools import Sample, distance, steps_allowed
+from golden_tools import Sample, distance, row_distances, rows_allowed
 from safetensors.torch import load_file
 
 from openvla_core import load_policy
@@ -84,7 +84,7 @@ def test_projector_agrees(golden_policy, double_model, sample: Sample):
 def test_logits_of_every_generation_step_agree(golden_policy, double_model, sample: Sample):
     """A wrong norm epsilon or GELU moves logits by 1e-3 and flips no token, so tokens alone prove little.
 
-    To 1e-4, except at the one step of 35 whose published logits are 1.4e-4 from float64: there, to that.
+    To 1e-4, but for the one step of 35 whose published logits are further than that, 1.1e-4, from float64.
     """
     prompt = torch.tensor([sample.answers["input_ids_for_generation"]])
     pixels = golden_policy.processor.pixel_values(sample.image)
@@ -93,9 +93,9 @@ def test_logits_of_every_generation_step_agree(golden_policy, double_model, samp
     assert ids.tolist() == exact_ids.tolist() == sample.answers["greedy_new_token_ids"][:7]
 
     published = sample.tensors["action_region_logits"]
-    for computed in (logits, exact):
-        change = (computed[:, FIRST_ID:] - published).abs().amax(dim=1)
-        assert (change <= steps_allowed(published, exact[:, FIRST_ID:])).all()
+    allowed = rows_allowed(published, exact[:, FIRST_ID:])
+    assert (allowed > 1e-4).sum() <= 1
+    assert (row_distances(logits[:, FIRST_ID:], published) <= allowed).all()
     assert distance(logits.logsumexp(dim=-1), sample.tensors["logsumexp"]) <= 1e-4
     top = logits.topk(5)
     assert torch.equal(top.indices, sample.tensors["top5_ids"])
@@ -112,14 +112,19 @@ def test_the_whole_vocabulary_is_published_for_one_step(samples):
 
 @torch.no_grad()
 def test_plain_forward_agrees(golden_policy, double_model, sample: Sample):
-    """Within 1e-4 in float64; two float32 results are up to that far from it and up to twice that from each other."""
+    """To 1e-4 in float64, but for one published row of 35, 1.4e-4 away. Ours are up to 1e-4 from float64 as well, so
+    that the two float32 results may be 2e-4 apart."""
     inputs = golden_policy.processor(sample.image, sample.task)
-    positions = [0, 1, 10, golden_policy.config.patches]
-    for model, tolerance in ((double_model, 1e-4), (golden_policy.model, 2e-4)):
-        logits = model(**inputs).logits
-        assert list(logits.shape) == sample.answers["prompt_forward_logits_shape"]
-        assert distance(logits[0, positions, FIRST_ID:], sample.tensors["patch_pos_logits"]) <= 1e-4
-        assert distance(logits[0, -3:, FIRST_ID:], sample.tensors["prompt_tail_logits"]) <= tolerance
+    logits, exact = (model(**inputs).logits for model in (golden_policy.model, double_model))
+    assert list(logits.shape) == sample.answers["prompt_forward_logits_shape"]
+    patches = golden_policy.config.patches
+    wide = 0
+    for key, rows in (("patch_pos_logits", [0, 1, 10, patches]), ("prompt_tail_logits", [-3, -2, -1])):
+        published = sample.tensors[key]
+        wide += int((rows_allowed(published, exact[0, rows, FIRST_ID:]) > 1e-4).sum())
+        assert distance(logits[0, rows, FIRST_ID:], exact[0, rows, FIRST_ID:]) <= 1.2e-4
+        assert distance(logits[0, rows, FIRST_ID:], published) <= 2e-4
+    assert wide <= 1
 
 
 @pytest.mark.parametrize("decoding", ["reference", "constrained"])
