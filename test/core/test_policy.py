@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from openvla_core import load_policy
 from openvla_core.errors import (
@@ -21,7 +23,9 @@ from openvla_core.errors import (
     StatisticsError,
 )
 from openvla_core.image_preparation import ImagePreparation
+from openvla_ros.policy_setup import PolicySettings, set_up_policy
 
+SIM_CARD = Path(__file__).parents[2] / "config" / "conventions" / "sim_tabletop.yaml"
 SENTENCE = "pick up the red cube"
 
 
@@ -348,6 +352,17 @@ def test_a_model_with_an_adapter_that_ignores_its_image_is_found(golden, golden_
                 parameter.zero_()
     with pytest.raises(CheckpointError, match="does not depend on the image"):
         policy.check_vision()
+
+
+def test_the_policy_node_does_not_start_with_a_model_that_ignores_its_image(word_checkpoint, tmp_path):
+    directory = shutil.copytree(word_checkpoint, tmp_path / "copy")
+    settings = PolicySettings(checkpoint=str(directory), convention=str(SIM_CARD))
+    assert set_up_policy(settings)[2] > 0, "the same checkpoint starts while it is whole"
+    state = load_file(directory / "model.safetensors")
+    state["projector.fc3.weight"].zero_()
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="does not depend on the image"):
+        set_up_policy(settings)
 
 
 def test_patches_that_never_reach_the_language_model_are_found(word_checkpoint, monkeypatch):
