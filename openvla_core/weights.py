@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from reprlib import repr as shortened
 
 import torch
 from torch import Tensor
@@ -167,14 +168,26 @@ def _weight_map(directory: Path) -> dict[str, str] | None:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map. Copy the checkpoint again.")
-    names = set(map(str, weight_map.values()))
-    if any(Path(name).name != name or not name.endswith(".safetensors") or "\0" in name for name in names):
-        raise CheckpointError(f"{index} names files outside the checkpoint: {sorted(names)[:3]}.")
-    return {name: str(file) for name, file in weight_map.items()}
+    outside = [name for name in weight_map.values() if not _is_file_name(name)]
+    if outside:
+        raise CheckpointError(
+            f"{index} names files outside the checkpoint: {shortened(outside[0])}. Copy the checkpoint again."
+        )
+    return weight_map
+
+
+def _is_file_name(name: object) -> bool:
+    return (
+        isinstance(name, str)
+        and name.endswith(".safetensors")
+        and Path(name).name == name
+        and "\0" not in name
+        and len(name.encode()) <= 255
+    )
 
 
 def _check_present(directory: Path, names: list[str]) -> None:
-    absent = [name for name in names if len(name) > 255 or not (directory / name).is_file()]
+    absent = [name for name in names if not (directory / name).is_file()]
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         listed = ", ".join(name[:80] for name in absent[:3])
