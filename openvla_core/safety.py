@@ -1,130 +1,117 @@
 """Limits between a policy and an arm: how far one step may go, and how fast and where the command stream may move.
 
-The step of an action is shortened first. The stream of poses towards it is then bounded in speed and acceleration and
-always able to stop inside the workspace box. Nothing here raises on an input: a command that makes no sense is a brake.
+The step of an action is shortened first. The stream of poses towards it is then bounded in speed, acceleration and
+jerk, stays in the workspace box and the orientation cone, and can always stop there. Nothing here raises on an input:
+a command that makes no sense is a brake.
 Supervisory software, not a safety function: the robot's own limits and the hardware emergency stop are that.
 """
 
 import math
-from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from openvla_core import rotations
-from openvla_core.config import check_setting, setting
+from openvla_core import rotations, stopping
 from openvla_core.errors import ConfigError
+from openvla_core.gripper_gate import GripperGate
+from openvla_core.orientation_cone import OrientationCone
+from openvla_core.safety_settings import SafetySettings, check_safety_settings
+from openvla_core.stopping import Limits, Motion
 from openvla_core.types import Action, Pose
+from openvla_core.vectors import ZERO, Vector, minus
 
-# No parameter goes beyond these; they are also the upper ends of the ranges below.
-CAP_SPEED = 0.5  # m/s
-CAP_ACCELERATION = 4.0  # m/s^2
-CAP_ANGULAR_SPEED = 2.0  # rad/s
-CAP_ANGULAR_ACCELERATION = 16.0  # rad/s^2
-CAP_TRANSLATION = 0.075  # m per action
-CAP_ROTATION = 0.30  # rad per action
-CAP_REACH = 2.0  # m from the base
+__all__ = ["GripperGate", "SafetyLimiter", "SafetySettings", "check_safety_settings", "limit_step", "refusal"]
 
 # A step this many times longer than allowed is not a big step but a wrong unit: it is refused, not shortened.
 ABSURD = 4.0
-# A tick that comes later than this moves the stream no further, so that a paused process does not wake with a leap.
+# What is beyond this in a late tick is spent on braking, so that a paused process does not wake with a leap.
 LONGEST_TICK_S = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class SafetySettings:
-    """Limits of one robot; the defaults are a slow profile for a table-top arm."""
-
-    max_speed: float = setting(0.25, "Fastest tool motion", unit="m/s", minimum=0.001, maximum=CAP_SPEED)
-    max_acceleration: float = setting(
-        1.0, "Strongest tool acceleration while following", unit="m/s^2", minimum=0.01, maximum=CAP_ACCELERATION
-    )
-    stop_acceleration: float = setting(
-        2.0, "Tool deceleration when holding; never below max_acceleration", unit="m/s^2", minimum=0.01,
-        maximum=CAP_ACCELERATION,
-    )  # fmt: skip
-    max_angular_speed: float = setting(
-        1.0, "Fastest tool rotation", unit="rad/s", minimum=0.001, maximum=CAP_ANGULAR_SPEED
-    )
-    max_angular_acceleration: float = setting(
-        4.0, "Strongest angular acceleration while following", unit="rad/s^2", minimum=0.01,
-        maximum=CAP_ANGULAR_ACCELERATION,
-    )  # fmt: skip
-    stop_angular_acceleration: float = setting(
-        8.0, "Angular deceleration when holding; never below max_angular_acceleration", unit="rad/s^2", minimum=0.01,
-        maximum=CAP_ANGULAR_ACCELERATION,
-    )  # fmt: skip
-    max_translation: float = setting(
-        0.05, "Longest step of one action", unit="m", minimum=0.001, maximum=CAP_TRANSLATION
-    )
-    max_rotation: float = setting(0.25, "Largest turn of one action", unit="rad", minimum=0.001, maximum=CAP_ROTATION)
-    workspace_low: tuple[float, ...] = setting(
-        (0.28, -0.45, 0.02), "Lower corner of the box the tool stays in, base frame", unit="m", minimum=-CAP_REACH,
-        maximum=CAP_REACH,
-    )  # fmt: skip
-    workspace_high: tuple[float, ...] = setting(
-        (0.75, 0.45, 0.75), "Upper corner of the box the tool stays in, base frame", unit="m", minimum=-CAP_REACH,
-        maximum=CAP_REACH,
-    )  # fmt: skip
-    gripper_hysteresis: float = setting(
-        0.1, "Opening beyond the threshold that makes the gripper toggle", minimum=0.0, maximum=0.45
-    )
-    gripper_interval_s: float = setting(0.3, "Shortest time between two toggles", unit="s", minimum=0.1, maximum=5.0)
-
-
-def check_safety_settings(settings: SafetySettings) -> None:
-    """Raises ConfigError when a limit is beyond its cap, not a number, or the workspace box is not a box."""
-    for field in SafetySettings.__dataclass_fields__.values():
-        check_setting(field, getattr(settings, field.name))
-    low, high = settings.workspace_low, settings.workspace_high
-    if len(low) != 3 or len(high) != 3 or not all(a < b for a, b in zip(low, high, strict=True)):
-        raise ConfigError(
-            f"workspace_low {list(low)} and workspace_high {list(high)} do not make a box; "
-            "give x, y, z in metres for both, every low below its high."
-        )
+# The share of the speed limits at the beginning of the start ramp.
+RAMP_START = 0.2
+# Rounding that a plan may be outside the box; what is sent is clipped to it. Metres.
+ROUNDING = 1e-12
 
 
 class SafetyLimiter:
-    """Turns goals into the poses that are sent: finite, inside the box, within speed and acceleration.
+    """Turns goals into the poses that are sent: finite, in the box, within speed, acceleration and jerk.
 
-    It holds the state of the stream: the pose last sent and its velocity. After every tick one thing is true: braking
-    straight ahead from here stops inside the box. A wish that would break this is bent towards braking until it does
-    not, and as braking itself never breaks it, there is always an answer.
+    It holds the state of the stream together with a complete plan to standstill that keeps every limit. A tick either
+    replaces the plan by another one that was checked to its end, or goes on with the one it has. So there is always an
+    answer, at every moment the stream can stop, and how late a tick comes does not matter.
+
+    A stop, once begun, is carried out to its end before a goal is followed again.
     """
 
     def __init__(self, settings: SafetySettings, pose: Pose) -> None:
+        """Raises ConfigError when a limit is beyond its cap or the pose is not a pose."""
         check_safety_settings(settings)
         self.settings = settings
-        self._low = np.array(settings.workspace_low, dtype=np.float64)
-        self._high = np.array(settings.workspace_high, dtype=np.float64)
-        self.reset(pose)
+        s = settings
+        self._limits = Limits(s.max_speed, s.max_acceleration, s.max_jerk)
+        self._angular_limits = Limits(s.max_angular_speed, s.max_angular_acceleration, s.max_angular_jerk)
+        self._stop_limits = Limits(
+            s.max_speed, max(s.stop_acceleration, s.max_acceleration), max(s.stop_jerk, s.max_jerk)
+        )
+        self._angular_stop_limits = Limits(
+            s.max_angular_speed,
+            max(s.stop_angular_acceleration, s.max_angular_acceleration),
+            max(s.stop_angular_jerk, s.max_angular_jerk),
+        )
+        self._low = tuple(float(value) for value in s.workspace_low)
+        self._high = tuple(float(value) for value in s.workspace_high)
+        self._cone = OrientationCone(s.tool_axis, s.cone_axis, s.max_tilt)
+        first = _checked(pose)
+        if first is None:
+            raise ConfigError(
+                f"the stream cannot start at {pose}: give a finite position (3,) and a unit quaternion (4,)."
+            )
+        self.pose = first
+        self.reset(first)
 
     def reset(self, pose: Pose) -> None:
-        """Starts the stream anew at a measured pose, at rest."""
-        self.pose = pose
-        self.velocity = np.zeros(3)  # m/s, base axes
-        self.angular_velocity = np.zeros(3)  # rad/s, base axes
+        """Starts the stream anew at a measured pose, at rest; where it is when that is not a pose."""
+        self.pose = _checked(pose) or self.pose
+        self._move = stopping.at_rest(_vector(self.pose.position))
+        self._turn = stopping.at_rest(ZERO)  # relative to the pose last sent
+        self._stopping = False
+        self._followed_s = 0.0
+
+    @property
+    def velocity(self) -> np.ndarray:
+        """How fast the stream moves now (3,) m/s, base axes."""
+        return np.array(self._move.velocity)
+
+    @property
+    def angular_velocity(self) -> np.ndarray:
+        """How fast the stream turns now (3,) rad/s, base axes."""
+        return np.array(self._turn.velocity)
 
     @property
     def at_rest(self) -> bool:
-        """Whether the stream stands still."""
-        return not (self.velocity.any() or self.angular_velocity.any())
+        """Whether the stream stands still and has nothing left to carry out."""
+        return not (self._move.pieces or self._turn.pieces)
 
     def limit(self, action: Action, reference: Pose) -> tuple[Pose, tuple[str, ...]]:
-        """The goal of one action: its step shortened, direction kept, then moved into the workspace box.
+        """The goal of one action: its step shortened, direction kept, then moved into the box and the cone.
 
         Args:
-            action: finite and not so large that `refusal` has a reason against it.
+            action: one that `refusal` has no reason against.
             reference: the pose the step starts from, base frame.
 
         Returns:
             The goal in the base frame and one sentence per limit that changed it.
         """
         translation, rotation, reasons = limit_step(action.translation, action.rotation, self.settings)
-        goal = rotations.moved(reference, translation, rotation)
+        goal = _checked(rotations.moved(reference, translation, rotation))
+        if goal is None:
+            return self.pose, ("not a finite step: the goal is where the arm is",)
         inside = self.clamp_to_box(goal.position)
         if not np.array_equal(inside, goal.position):
             reasons.append("goal moved into the workspace box")
-        return Pose(inside, goal.quaternion), tuple(reasons)
+        upright = self._cone.clamp(goal.quaternion)
+        if upright is not goal.quaternion:
+            reasons.append("goal tilted into the orientation cone")
+        return Pose(inside, upright), tuple(reasons)
 
     def clamp_to_box(self, position: np.ndarray) -> np.ndarray:
         """The nearest position (3,) inside the workspace box."""
@@ -132,57 +119,94 @@ class SafetyLimiter:
 
     def follow(self, goal: Pose, dt: float) -> Pose:
         """The pose to send now, one tick closer to the goal; dt is the time since the last tick, seconds."""
-        checked = rotations.checked_pose(goal.position, goal.quaternion)
+        checked = _checked(goal)
         if checked is None:
             return self.brake(dt)
         dt = _usable_tick(dt)
-        limits = self.settings
-        error = self.clamp_to_box(checked.position) - self.pose.position
-        turn = rotations.rotation_between(self.pose.quaternion, checked.quaternion)
-        wish = _approach(error, self.velocity, limits.max_speed, limits.max_acceleration, dt)
-        angular = _approach(turn, self.angular_velocity, limits.max_angular_speed, limits.max_angular_acceleration, dt)
-        return self._advance(self._stoppable(wish, dt), angular, dt)
+        self._stopping = self._stopping and not self.at_rest
+        if dt == 0.0 or self._stopping:
+            return self._advance(dt)
+        step = min(dt, LONGEST_TICK_S)
+        ramp = self._ramp(step)
+        start = self._move.position
+        target = _vector(self.clamp_to_box(checked.position))
+        self._move = stopping.approach(
+            self._move,
+            target,
+            self._limits._replace(speed=ramp * self._limits.speed),
+            step,
+            lambda motion: self._stays_in_box(motion, start),
+        )
+        self._turn = stopping.approach(
+            self._turn,
+            self._turn_to(self._cone.next_goal(self.pose.quaternion, checked.quaternion)),
+            self._angular_limits._replace(speed=ramp * self._angular_limits.speed),
+            step,
+            lambda motion: self._cone.holds(self.pose.quaternion, motion),
+        )
+        return self._advance(dt - step)
 
     def brake(self, dt: float) -> Pose:
-        """One tick of straight deceleration; at rest it returns the same pose again and again."""
-        dt = _usable_tick(dt)
-        limits = self.settings
-        stop = max(limits.stop_acceleration, limits.max_acceleration)
-        angular_stop = max(limits.stop_angular_acceleration, limits.max_angular_acceleration)
-        return self._advance(_slowed(self.velocity, stop * dt), _slowed(self.angular_velocity, angular_stop * dt), dt)
+        """One tick of a straight stop; at rest it returns the same pose again and again."""
+        if not self._stopping:
+            self._stopping = True
+            self._plan_stop()
+        return self._advance(_usable_tick(dt))
 
-    def _advance(self, velocity: np.ndarray, angular_velocity: np.ndarray, dt: float) -> Pose:
-        low, high = self._reachable_box()
-        position = np.clip(self.pose.position + velocity * dt, low, high)
-        turned = rotations.from_rotation_vector(angular_velocity * dt)
-        self.pose = Pose(position, rotations.multiply(turned, self.pose.quaternion))
-        self.velocity, self.angular_velocity = velocity, angular_velocity
+    def _plan_stop(self) -> None:
+        """Replaces the plans by harder ones. Where a harder one would not fit, the one there is stops as well."""
+        move, turn = self._move, self._turn
+        harder = stopping.plan_stop(move.position, move.velocity, move.acceleration, self._stop_limits)
+        if harder.peak <= max(move.peak, self._limits.speed) and self._stays_in_box(harder, move.position):
+            self._move = harder
+        harder = stopping.plan_stop(turn.position, turn.velocity, turn.acceleration, self._angular_stop_limits)
+        if harder.peak <= self._angular_limits.speed and self._cone.holds(self.pose.quaternion, harder):
+            self._turn = harder
+
+    def _advance(self, dt: float) -> Pose:
+        """Carries out the plans for a time and makes the result the pose that is sent."""
+        low, high = self._reachable_box(_vector(self.pose.position))
+        move, turn = stopping.advance(self._move, dt), stopping.advance(self._turn, dt)
+        x, y, z = (min(max(p, a), b) for p, a, b in zip(move.position, low, high, strict=True))
+        self._move = move._replace(position=(x, y, z))
+        self._turn = turn._replace(position=ZERO, end=minus(turn.end, turn.position))
+        quaternion = self.pose.quaternion
+        if any(turn.position):
+            quaternion = rotations.multiply(rotations.from_rotation_vector(np.array(turn.position)), quaternion)
+        self.pose = Pose(np.array(self._move.position), quaternion)
         return self.pose
 
-    def _stoppable(self, wish: np.ndarray, dt: float) -> np.ndarray:
-        """The velocity nearest to the wish, on the way from braking to it, from which the box still allows a stop."""
-        if self._can_stop(wish, dt):
-            return wish
-        braking = _slowed(self.velocity, self.settings.max_acceleration * dt)
-        low, high = 0.0, 1.0
-        for _ in range(24):
-            middle = (low + high) / 2
-            if self._can_stop(braking + middle * (wish - braking), dt):
-                low = middle
+    def _stays_in_box(self, motion: Motion, start: Vector) -> bool:
+        """Whether the way to standstill stays in the box; along an axis that starts outside it may only come in."""
+        for at, low, high, way in zip(start, self._low, self._high, zip(*motion.corners, strict=True), strict=True):
+            if at < low:
+                fits = max(way) <= high and all(b >= a - ROUNDING for a, b in pairwise((at, *way)))
+            elif at > high:
+                fits = min(way) >= low and all(b <= a + ROUNDING for a, b in pairwise((at, *way)))
             else:
-                high = middle
-        return braking + low * (wish - braking)
+                fits = min(way) >= low - ROUNDING and max(way) <= high + ROUNDING
+            if not fits:
+                return False
+        return True
 
-    def _can_stop(self, velocity: np.ndarray, dt: float) -> bool:
-        low, high = self._reachable_box()
-        # Braking in ticks of any length travels at most v^2 / 2a, the distance of braking without ticks.
-        path = velocity * (dt + _norm(velocity) / (2.0 * self.settings.max_acceleration))
-        end = self.pose.position + path
-        return bool((end >= low).all() and (end <= high).all())
+    def _reachable_box(self, start: Vector) -> tuple[list[float], list[float]]:
+        """The workspace box, widened to where the arm is."""
+        return [min(a, b) for a, b in zip(self._low, start, strict=True)], [
+            max(a, b) for a, b in zip(self._high, start, strict=True)
+        ]
 
-    def _reachable_box(self) -> tuple[np.ndarray, np.ndarray]:
-        """The workspace box, widened to where the arm is: from outside it may come in, never go further out."""
-        return np.minimum(self._low, self.pose.position), np.maximum(self._high, self.pose.position)
+    def _ramp(self, dt: float) -> float:
+        """The share of the speed limits in force; it only grows, so plans made before stay valid."""
+        self._followed_s += dt
+        ramp_s = self.settings.start_ramp_s
+        done = self._followed_s / ramp_s if self._followed_s < ramp_s else 1.0
+        return RAMP_START + (1.0 - RAMP_START) * done
+
+    def _turn_to(self, quaternion: np.ndarray) -> Vector:
+        """The rotation vector from the pose to a goal, counted so that the rest after the planned stop is shortest."""
+        end = self._turn.end
+        stop = rotations.multiply(rotations.from_rotation_vector(np.array(end)), self.pose.quaternion)
+        return _vector(np.array(end) + rotations.rotation_between(stop, quaternion))
 
 
 def refusal(metres: float, radians: float, settings: SafetySettings) -> tuple[str, str] | None:
@@ -213,63 +237,25 @@ def limit_step(
         (translation, settings.max_translation, "step shortened to {:g} m"),
         (rotation, settings.max_rotation, "turn shortened to {:g} rad"),
     ):
-        length = _norm(value)
+        length = math.hypot(*value)  # scales by itself: no overflow below 1e308
         if length > longest * (1 + 1e-9):  # a step that was shortened before is not shortened again
             reasons.append(words.format(longest))
             factor = min(factor, longest / length)
     return factor * translation, factor * rotation, reasons
 
 
-class GripperGate:
-    """Turns a wavering opening into few, clear toggles.
-
-    It toggles only beyond threshold +- hysteresis, and not sooner than the interval after the last toggle.
-    """
-
-    def __init__(self, settings: SafetySettings, threshold: float = 0.5) -> None:
-        self._open_above = threshold + settings.gripper_hysteresis
-        self._close_below = threshold - settings.gripper_hysteresis
-        self._interval_s = settings.gripper_interval_s
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets the command: until the next clear wish the gripper is left alone."""
-        self.command: float | None = None  # 0 closed, 1 open, None not commanded yet
-        self._toggled_s = -math.inf
-
-    def decide(self, opening: float, now_s: float) -> float | None:
-        """The command for a wished opening in [0, 1]; anything that is not a number keeps the last command."""
-        wish = 1.0 if opening >= self._open_above else 0.0 if opening <= self._close_below else self.command
-        if wish != self.command and now_s - self._toggled_s >= self._interval_s:
-            self.command = wish
-            self._toggled_s = now_s
-        return self.command
+def _checked(pose: Pose) -> Pose | None:
+    """The pose with a unit quaternion; None when it is not one, whatever it is instead."""
+    try:
+        return rotations.checked_pose(pose.position, pose.quaternion)
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
-def _norm(vector: np.ndarray) -> float:
-    return math.hypot(*vector)  # scales by itself: no overflow below 1e308
+def _vector(values: np.ndarray) -> Vector:
+    x, y, z = values.tolist()
+    return x, y, z
 
 
 def _usable_tick(dt: float) -> float:
-    return min(dt, LONGEST_TICK_S) if math.isfinite(dt) and dt > 0.0 else 0.0
-
-
-def _slowed(velocity: np.ndarray, change: float) -> np.ndarray:
-    """The velocity with its length reduced by the change, not below zero."""
-    speed = _norm(velocity)
-    return velocity * ((speed - change) / speed) if speed > change else np.zeros(3)
-
-
-def _approach(error: np.ndarray, velocity: np.ndarray, top: float, acceleration: float, dt: float) -> np.ndarray:
-    """The next velocity on the way along the error (3,), able to stop at its end without overshoot.
-
-    The speed v solves v dt + v^2 / 2a = distance: after this tick the rest is just enough to brake.
-    """
-    distance = _norm(error)
-    step = acceleration * dt
-    root = math.sqrt(step * step + 2.0 * acceleration * distance) + step
-    speed = min(top, 2.0 * acceleration * distance / root) if root > 0.0 else 0.0
-    wish = error * (speed / distance) if distance > 0.0 else np.zeros(3)
-    change = wish - velocity
-    size = _norm(change)
-    return wish if size <= step else velocity + change * (step / size)
+    return dt if math.isfinite(dt) and dt > 0.0 else 0.0
