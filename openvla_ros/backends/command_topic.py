@@ -66,7 +66,7 @@ class CommandTopic:
     def _absent_sentence(self) -> str:
         kind = f"{self._kind.__module__.split('.')[0]}/{self._kind.__name__}"
         if self._node.count_subscribers(self.name):
-            return f"the listener on {self.name} does not take {kind} with reliable or best-effort delivery; check it."
+            return f"the listener on {self.name} does not take {kind}, reliable and volatile; check its type and QoS."
         return f"nobody listens to {self.name} ({kind}). Start the robot's driver or controller, or correct the name."
 
     def reset(self) -> None:

@@ -15,7 +15,7 @@ from openvla_core.types import Problem, SafeAction
 from openvla_ros.backends import RobotSettings, interface_packages
 from openvla_ros.backends.command_topic import CommandTopic
 from openvla_ros.backends.joint_solver import JointSolver
-from openvla_ros.backends.preparation import Preparation
+from openvla_ros.backends.preparation import Preparation, first_problem, prepared
 from openvla_ros.parameters import declare_settings
 
 GRIPPER_MODES = ("linear_position", "pwm", "none")
@@ -63,7 +63,7 @@ class InterbotixBackend:
 
     def send(self, command: SafeAction, stamp_ns: int) -> None:
         """Publishes the joint angles of the pose once the motors have their profile; nothing when there are none."""
-        if not all(mode.step() for mode in self._modes):
+        if not prepared(self._modes):
             return
         joints = self._solver.solve(command.pose, stamp_ns)
         if joints is not None:
@@ -79,12 +79,8 @@ class InterbotixBackend:
 
     def problem(self) -> Problem | None:
         """The motors' profile, the joint angles, then the command topics."""
-        for mode in self._modes:
-            problem = mode.problem()
-            if problem:
-                return problem
         gripper = self._single.problem() if self._own.gripper != "none" else None
-        return self._solver.problem() or self._group.problem() or gripper
+        return first_problem(self._modes) or self._solver.problem() or self._group.problem() or gripper
 
     def reset(self) -> None:
         """Starts again from the measured angles; the next wish for the gripper is sent."""

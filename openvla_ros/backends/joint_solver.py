@@ -13,12 +13,14 @@ from openvla_ros import conversions, topics
 STALE_S = 0.5
 FAILURES = 5  # in a row: it does not come back by itself
 LONGEST_TICK_S = 0.05
+# rad the joints may trail the commanded pose where it asks more speed of them than they are allowed
+MAX_LAG = 0.25
 # rad between the measured angles and those of a pose that the arm is said to have: latencies and sag, not a motion
 NEAR_MEASURED = 0.05
 
 
 class JointSolver:
-    """Solutions follow each other: each lies within reach of the last at the allowed joint speed."""
+    """Each answer is within reach of the last at the allowed joint speed; where that is too slow, the arm trails."""
 
     def __init__(self, node: Node, arm: str, joint_states: str, max_speed: float, rate_hz: float) -> None:
         """max_speed: rad/s of any joint. Raises ConfigError when the arm is not set, KinematicsError when unknown."""
@@ -64,15 +66,18 @@ class JointSolver:
         assert self._measured is not None
         if self._last is None:
             return self._arm.inverse(pose, self._measured, NEAR_MEASURED)
-        elapsed_s = min(max((stamp_ns - self._last_ns) * 1e-9, self._period_s), LONGEST_TICK_S)
         try:
-            return self._arm.inverse(pose, self._last, self._speed * elapsed_s)
+            wanted = self._arm.inverse(pose, self._last, MAX_LAG)
         except KinematicsError as error:
             # The stream may have been restarted at the measured pose, away from the last command.
             try:
                 return self._arm.inverse(pose, self._measured, NEAR_MEASURED)
             except KinematicsError:
                 raise error from None
+        elapsed_s = min(max((stamp_ns - self._last_ns) * 1e-9, self._period_s), LONGEST_TICK_S)
+        way = wanted - self._last
+        share = float(np.min(self._speed * elapsed_s / np.maximum(np.abs(way), 1e-12)))
+        return wanted if share >= 1.0 else self._last + share * way
 
     def _is_silent(self) -> bool:
         return time.monotonic() - self._measured_s > STALE_S

@@ -1,7 +1,7 @@
 """A service of the robot that has to agree before the first command, asked again and again without blocking."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.node import Node
@@ -34,7 +34,7 @@ class Preparation:
     def step(self) -> bool:
         """Asks when it is time to; True once the robot has agreed."""
         now_s = time.monotonic()
-        self._look(now_s)
+        self.look(now_s)
         if self._future is not None and self._future.done():
             self._take_answer()
         waits = self._future is not None and now_s - self._asked_s < ANSWER_S
@@ -46,7 +46,7 @@ class Preparation:
     def problem(self) -> Problem | None:
         """BACKEND_ABSENT without the service, BACKEND_REFUSED when it says no, BACKEND_STARTING while it is asked."""
         now_s = time.monotonic()
-        self._look(now_s)
+        self.look(now_s)
         if now_s - self._present_s > ABSENT_S:
             return Problem(
                 "BACKEND_ABSENT", f"there is no service {self._name}. Start the robot's driver or controller."
@@ -57,7 +57,8 @@ class Preparation:
             return Problem("BACKEND_REFUSED", f"{self._name} refuses: {self._sentence}")
         return Problem("BACKEND_STARTING", f"waiting for the answer of {self._name}.")
 
-    def _look(self, now_s: float) -> None:
+    def look(self, now_s: float) -> None:
+        """Notes whether the service is there; now_s is time.monotonic()."""
         if self._client.service_is_ready():
             self._present_s = now_s
         elif now_s - self._present_s > ABSENT_S and self.done:
@@ -72,3 +73,16 @@ class Preparation:
     def close(self) -> None:
         """Takes the client off the node."""
         self._node.destroy_client(self._client)
+
+
+def prepared(steps: Sequence[Preparation]) -> bool:
+    """Asks one after the other; True once all have agreed."""
+    now_s = time.monotonic()
+    for step in steps:
+        step.look(now_s)
+    return all(step.step() for step in steps)
+
+
+def first_problem(steps: Sequence[Preparation]) -> Problem | None:
+    """The problem of the first step that has one."""
+    return next((problem for step in steps if (problem := step.problem())), None)

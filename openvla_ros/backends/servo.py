@@ -14,7 +14,7 @@ from openvla_ros import topics
 from openvla_ros.backends import RobotSettings, interface_packages
 from openvla_ros.backends.command_topic import ABSENT_S, CHECK_S
 from openvla_ros.backends.franka_gripper import GRIPPERS
-from openvla_ros.backends.preparation import Preparation
+from openvla_ros.backends.preparation import Preparation, first_problem, prepared
 
 # Status codes with which Servo stands still; the numbers differ between Humble and later.
 HALTS = {
@@ -67,7 +67,7 @@ class Servo:
     def ready(self) -> bool:
         """True once Servo has agreed to take our commands; asks it when it has not."""
         self._find()
-        return self.api != "auto" and all(step.step() for step in self._steps)
+        return self.api != "auto" and prepared(self._steps)
 
     def problem(self) -> Problem | None:
         """BACKEND_ABSENT, BACKEND_STARTING and BACKEND_REFUSED about its services; SERVO_HALT from its status."""
@@ -77,12 +77,9 @@ class Servo:
                 return None
             sentence = f"{self._name} offers neither switch_command_type nor start_servo. Start MoveIt Servo."
             return Problem("BACKEND_ABSENT", sentence)
-        for step in self._steps:
-            problem = step.problem()
-            if problem:
-                return problem
         halt = HALTS[self.api].get(self._code)
-        return Problem("SERVO_HALT", f"MoveIt Servo stands still: {halt}.") if halt else None
+        stands = Problem("SERVO_HALT", f"MoveIt Servo stands still: {halt}.") if halt else None
+        return first_problem(self._steps) or stands
 
     def _find(self) -> None:
         now_s = time.monotonic()

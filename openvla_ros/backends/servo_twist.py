@@ -4,9 +4,11 @@ Servo must be set to command_in_type speed_units, so that the numbers are m/s an
 is older than 0.1 s, which is why each carries the present time.
 """
 
+import numpy as np
 from rclpy.node import Node
 
-from openvla_core.types import Problem, SafeAction
+from openvla_core import rotations
+from openvla_core.types import Pose, Problem, SafeAction
 from openvla_ros import conversions, topics
 from openvla_ros.backends import RobotSettings
 from openvla_ros.backends.command_topic import CommandTopic
@@ -15,12 +17,15 @@ from openvla_ros.backends.franka_state import RobotMode
 from openvla_ros.backends.servo import Servo, ServoSettings, warn_of_clamps
 from openvla_ros.parameters import declare_settings
 
+LONGEST_TICK_S = 0.1
+
 
 class ServoTwistBackend:
-    """The velocity of the commanded stream; nothing pulls the arm back to its pose, the controller watches that."""
+    """Velocities that add up to the commanded poses; nothing pulls the arm back, the controller watches that."""
 
     def __init__(self, node: Node, settings: RobotSettings, own: ServoSettings) -> None:
-        self._base_frame = settings.base_frame
+        self._settings = settings
+        self._last: tuple[Pose, int] | None = None
         self._gripper = make_gripper(own.gripper, node)
         self._mode = RobotMode(node, own.robot_state)
         self._servo = Servo(node, own, "TWIST")
@@ -30,10 +35,30 @@ class ServoTwistBackend:
     def send(self, command: SafeAction, stamp_ns: int) -> None:
         """Publishes the velocities, once Servo takes twists."""
         if self._servo.ready():
-            self._twist.publish(
-                conversions.twist_message(command.velocity, command.angular_velocity, stamp_ns, self._base_frame)
-            )
+            velocities = self._velocities(command, stamp_ns)
+            self._twist.publish(conversions.twist_message(*velocities, stamp_ns, self._settings.base_frame))
+        self._last = command.pose, stamp_ns
         self._gripper.command(command.gripper)
+
+    def _velocities(self, command: SafeAction, stamp_ns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Velocity (3,) m/s and angular velocity (3,) rad/s that lead from the last pose to this one in one tick.
+
+        The velocity at the end of a tick is not its mean while the arm speeds up: sent as such, centimetres would add
+        up. It is sent after a gap or where the stream was restarted, where the difference of two poses is no motion.
+        """
+        if self._last is not None:
+            (last, last_ns), limits = self._last, self._settings
+            elapsed_s = (stamp_ns - last_ns) * 1e-9
+            if 0.0 < elapsed_s <= LONGEST_TICK_S:
+                velocity = (command.pose.position - last.position) / elapsed_s
+                turn = rotations.rotation_between(last.quaternion, command.pose.quaternion) / elapsed_s
+                # Ticks come early and late: twice the limit is still a motion, more is a jump.
+                if (
+                    np.linalg.norm(velocity) <= 2 * limits.max_speed
+                    and np.linalg.norm(turn) <= 2 * limits.max_angular_speed
+                ):
+                    return velocity, turn
+        return command.velocity, command.angular_velocity
 
     def problem(self) -> Problem | None:
         """The robot's mode, Servo, its command topic, then the gripper."""

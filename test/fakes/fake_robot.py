@@ -20,11 +20,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np  # noqa: E402
-from rclpy.node import Node  # noqa: E402
+import numpy as np
+from rclpy.node import Node
 
-from openvla_core.types import Pose  # noqa: E402
-from openvla_ros.node_support import run, steady_timer  # noqa: E402
+from openvla_core.types import Pose
+from openvla_ros.node_support import run, steady_timer
 
 FAULTS = ("", "late", "silent", "rejecting", "teleporting", "nan", "reflex", "blocked", "absent")
 LATE_S = 0.3

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A pretend franka_gripper node: the actions move, grasp and gripper_action, and joint states of the fingers.
 
-Faults: "rejecting" rejects every goal, "blocked" aborts it, "silent" never ends it. The parameter `object_width` is what
+Faults: "rejecting" rejects every goal, "blocked" aborts it, "silent" never ends it. Parameter `object_width`: what
 lies between the fingers, metres.
 """
 
@@ -12,7 +12,6 @@ from control_msgs.action import GripperCommand
 from fake_robot import FakeRobot, run
 from franka_msgs.action import Grasp, Move
 from rclpy.action import ActionServer, GoalResponse
-from rclpy.task import Future
 
 from openvla_ros import conversions, topics
 
@@ -34,7 +33,14 @@ class FakeFrankaGripper(FakeRobot):
             (Grasp, "grasp", self.execute_grasp),
             (GripperCommand, "gripper_action", self.execute_command),
         ):
-            ActionServer(self, kind, f"~/{name}", execute, goal_callback=self._goal_callback(name))
+            ActionServer(
+                self,
+                kind,
+                f"~/{name}",
+                execute,
+                goal_callback=self._goal_callback(name),
+                handle_accepted_callback=self._on_accepted,
+            )
 
     def _goal_callback(self, name: str):
         def on_goal(goal) -> GoalResponse:
@@ -43,17 +49,21 @@ class FakeFrankaGripper(FakeRobot):
 
         return on_goal
 
-    async def execute_move(self, handle):
-        """Opens or closes without force."""
-        return await self._end(handle, Move.Result(), self._close_to(handle.request.width) == handle.request.width)
+    def _on_accepted(self, handle) -> None:
+        if self.fault != "silent":
+            handle.execute()
 
-    async def execute_grasp(self, handle):
+    def execute_move(self, handle):
+        """Opens or closes without force."""
+        return self._end(handle, Move.Result(), self._close_to(handle.request.width) == handle.request.width)
+
+    def execute_grasp(self, handle):
         """Closes with force; done when something of about the wished width is held."""
         goal = handle.request
         width = self._close_to(goal.width)
-        return await self._end(handle, Grasp.Result(), width - goal.width <= goal.epsilon.outer)
+        return self._end(handle, Grasp.Result(), width - goal.width <= goal.epsilon.outer)
 
-    async def execute_command(self, handle):
+    def execute_command(self, handle):
         """The way of MoveIt: a position per finger; the result tells the whole gap."""
         target = 2.0 * handle.request.command.position
         if not 0.0 <= target <= MAX_WIDTH:
@@ -61,16 +71,14 @@ class FakeFrankaGripper(FakeRobot):
             return GripperCommand.Result()
         opens = target >= self.width
         done = self._close_to(target) - target <= DEFAULT_EPSILON
-        return await self._end(handle, GripperCommand.Result(position=self.width, reached_goal=done), opens or done)
+        return self._end(handle, GripperCommand.Result(position=self.width, reached_goal=done), opens or done)
 
     def _close_to(self, width: float) -> float:
         if self.obeys:
             self.width = min(max(width, self.object_width), MAX_WIDTH)
         return self.width
 
-    async def _end(self, handle, result, done: bool):
-        if self.fault == "silent":
-            await Future(executor=self.executor)
+    def _end(self, handle, result, done: bool):
         done = done and self.obeys
         if hasattr(result, "success"):
             result.success = done

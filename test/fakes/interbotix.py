@@ -13,10 +13,8 @@ from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
 from interbotix_xs_msgs.srv import OperatingModes
 from joint_robot import JointRobot
 
-from openvla_ros import topics
-
-HOME = {
-    "waist": 0.0, "shoulder": -0.3, "elbow": 0.3, "forearm_roll": 0.0, "wrist_angle": 1.2, "wrist_rotate": 0.0,
+HOME = {  # the gripper points down, 0.28 m in front of the base
+    "waist": 0.0, "shoulder": -0.2, "elbow": 0.2, "forearm_roll": 0.0, "wrist_angle": 1.4, "wrist_rotate": 0.0,
 }  # fmt: skip
 FINGERS = (0.015, 0.037)  # m from the middle, closed and open
 
