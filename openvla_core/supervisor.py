@@ -120,10 +120,13 @@ class Supervisor:
         """Whether commands reach the arm (they do not in a dry run); the first that does is where the arm is."""
         if not self._stream.at_rest:
             return False, "Commands are in motion. Call pause, and try again once they stand still."
-        if self._stream.is_on:
+        measured = self._poses.newest
+        if follows and self._stream.is_on and measured is not None:
             done, sentence = self._rebase(now_s)
             if not done:
                 return False, sentence
+            # At once: the arm has heard nothing of the pose that was commanded until now.
+            self._stream.begin(measured, now_s)
         self._follows = follows
         return True, "Commands go to the robot." if follows else "Dry run: nothing is sent to the robot."
 

@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from openvla_core import errors
+from openvla_ros import preflight
 from openvla_ros.status_board import StatusBoard, error_code
 from openvla_ros.timing import STEADY, steady_timer
 from openvla_ros.topics import State
@@ -45,10 +46,9 @@ class StopRequest:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self.made = True
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        if self.raises:
+        # Not by setting SIG_IGN: Python reports two signals at once, the second one then as an error of its own.
+        first, self.made = not self.made, True
+        if first and self.raises:
             raise KeyboardInterrupt
 
 
@@ -64,8 +64,10 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
     stop = StopRequest()
     try:
         end_with_parent()
+        preflight.enter(args)
         rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
         node = make_node()
+        preflight.verify(node)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         stop.raises = not hasattr(node, "wind_down")
@@ -79,8 +81,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
         rclpy.logging.get_logger("openvla").fatal(str(error))
         exit_code = EXIT_CONFIG
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        stop.made = True  # from here on a signal must not interrupt the clean-up
         if node is not None:
             getattr(node, "close", lambda: None)()
             node.destroy_node()

@@ -16,8 +16,8 @@ from openvla_core.sim.rendering import prepare_headless  # noqa: E402
 
 prepare_headless()
 
-# A busy machine may take its time over an example: no law is broken by that. Every push tries the same examples, so that
-# it cannot fail by chance; OPENVLA_HYPOTHESIS=nightly looks for new ones.
+# A busy machine may take its time over an example: no law is broken by that. Every push tries the same examples, so it
+# cannot fail by chance; OPENVLA_HYPOTHESIS=nightly looks for new ones.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("nightly", max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("OPENVLA_HYPOTHESIS", "ci"))

@@ -3,151 +3,21 @@
 import math
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.parameter import Parameter
+from controller_bench import CARD, HOME, REPOSITORY, Bench
+from rclpy.lifecycle import TransitionCallbackReturn
 
+from openvla_core.arm_kinematics import load_arm
 from openvla_core.supervisor import State as CoreState
 from openvla_core.types import Pose
-from openvla_ros import conversions, topics
-from openvla_ros.controller_node import ControllerNode
-from openvla_ros.conversions import Chunk
+from openvla_ros import controller_node, conversions, topics
 from openvla_ros.topics import State
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CARD = REPOSITORY / "config" / "conventions" / "sim_tabletop.yaml"
-HOME = Pose(np.array([0.45, 0.0, 0.30]), np.array([1.0, 0.0, 0.0, 0.0]))
-FORWARD = (0.03, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 TIMEOUT_S = 0.3  # 1.5 periods at 5 Hz
 MARGIN_S = 0.2
-PATIENCE_S = 60.0
-# Ages are generous, so that a busy machine does not add holds of its own to the one under test.
-PARAMETERS = {
-    "convention": str(CARD),
-    "dry_run": False,
-    "start_when_active": True,
-    "max_speed": 0.4,
-    "max_acceleration": 3.0,
-    "max_observation_age_s": 1.0,
-    "max_pose_age_s": 0.5,
-    "max_tracking_error": 0.3,
-}
-
-
-class Bench:
-    """The controller, a fake arm and a fake policy, spun by one executor."""
-
-    def __init__(self, **parameters) -> None:
-        values = {**PARAMETERS, **parameters}
-        overrides = [Parameter(name, value=value) for name, value in values.items()]
-        self.controller = ControllerNode(parameter_overrides=overrides)
-        self.node = rclpy.create_node("bench")
-        self.executor = SingleThreadedExecutor()
-        self.executor.add_node(self.controller)
-        self.executor.add_node(self.node)
-        self.arm = HOME
-        self.arm_follows = True
-        self.commands: list[tuple[int, Pose]] = []  # (stamp_ns, pose) as the robot gets them
-        self.grippers: list[float] = []
-        self.previews: list[Pose] = []
-        self.applied: list[conversions.Applied] = []
-        self.reports: list[conversions.StatusReport] = []
-        self.sequence = -1
-
-        node = self.node
-        self._pose = node.create_publisher(topics.PoseStamped, topics.CURRENT_POSE, topics.SENSOR)
-        self._chunk = node.create_publisher(topics.ActionChunk, topics.POLICY_ACTION_CHUNK, topics.COMMAND)
-        self._estop = node.create_publisher(topics.Bool, topics.ESTOP, topics.RECORD)
-        node.create_subscription(topics.PoseStamped, topics.TARGET_POSE, self._on_target, topics.RECORD)
-        node.create_subscription(
-            topics.Float64, topics.GRIPPER_COMMAND, lambda m: self.grippers.append(m.data), topics.RECORD
-        )
-        self._listen("applied_action", topics.AppliedAction, lambda m: self.applied.append(conversions.to_applied(m)))
-        self._listen("status", topics.Status, lambda m: self.reports.append(conversions.to_status(m)))
-        self._listen("commanded_pose", topics.PoseStamped, lambda m: self.previews.append(conversions.to_pose(m)))
-        node.create_timer(0.02, self._publish_pose)
-
-    def _listen(self, name, kind, callback) -> None:
-        qos = topics.LATCHED if name == "status" else topics.RECORD
-        self.node.create_subscription(kind, f"controller_node/{name}", callback, qos)
-
-    def close(self) -> None:
-        self.executor.shutdown()
-        self.controller.destroy_node()
-        self.node.destroy_node()
-
-    @property
-    def now_ns(self) -> int:
-        return self.node.get_clock().now().nanoseconds
-
-    def _publish_pose(self) -> None:
-        self._pose.publish(conversions.pose_message(self.arm, self.now_ns, "panda_link0"))
-
-    def _on_target(self, message) -> None:
-        pose = conversions.to_pose(message)
-        assert conversions.frame_of(message) == "panda_link0"
-        self.commands.append((conversions.stamp_ns(message), pose))
-        if self.arm_follows:
-            self.arm = pose
-
-    def until(self, fact, what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not fact():
-            assert time.monotonic() < deadline, f"{what}; last status: {self.reports[-1:]}"
-            self.executor.spin_once(timeout_sec=0.05)
-
-    def until_code(self, code: str) -> conversions.StatusReport:
-        self.until(lambda: self.reports and self.reports[-1].code == code, f"status {code} did not come")
-        return self.reports[-1]
-
-    def ready(self) -> "Bench":
-        """Waits until the arm is held and the controller has measured it long enough to look back at an image."""
-        self.until_code("WAITING")
-        self.until(lambda: self._chunk.get_subscription_count() >= 1, "the controller does not listen")
-        start_ns = self.now_ns
-        self.until(lambda: self.now_ns - start_ns > 700_000_000 and self.commands, "no commands")
-        return self
-
-    def act(self, row=FORWARD, age_s=0.1, convention="sim_tabletop") -> None:
-        self.sequence += 1
-        actions = np.atleast_2d(np.array(row, dtype=np.float64))
-        chunk = Chunk(
-            stamp_ns=self.now_ns - round(age_s * 1e9),
-            frame="base",
-            session_id="bench",
-            sequence=self.sequence,
-            instruction="pick up the red cube",
-            convention=convention,
-            rate_hz=5.0,
-            actions=actions,
-            token_ids=np.zeros(actions.shape, dtype=np.int64),
-            token_probabilities=np.ones(actions.shape),
-        )
-        self._chunk.publish(conversions.chunk_message(chunk))
-
-    def press_estop(self, pressed: bool) -> None:
-        self._estop.publish(topics.Bool(data=pressed))
-
-    def call(self, name: str, kind=topics.Trigger, **request) -> tuple[bool, str]:
-        client = self.node.create_client(kind, f"controller_node/{name}")
-        self.until(client.service_is_ready, f"no service {name}")
-        future = client.call_async(kind.Request(**request))
-        self.until(future.done, f"{name} did not answer")
-        return conversions.replied(future.result())
-
-    def more_commands(self, count: int) -> list[Pose]:
-        """The poses of the next commands."""
-        have = len(self.commands)
-        self.until(lambda: len(self.commands) >= have + count, "the stream of commands stopped")
-        return [pose for _, pose in self.commands[have:]]
-
-    def stands_still(self) -> bool:
-        return len({pose.position.tobytes() + pose.quaternion.tobytes() for pose in self.more_commands(25)}) == 1
 
 
 @pytest.fixture(scope="module")
@@ -351,3 +221,124 @@ def test_the_controller_process_runs_without_torch():
     """It must outlive a crash of the GPU driver."""
     code = "import sys, openvla_ros.controller_node; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
+
+
+def test_the_emergency_stop_is_pressed_and_released_by_a_service_too(bench):
+    assert bench.call("estop", topics.SetBool, data=True)[0]
+    assert bench.until_code("ESTOP").state == State.ESTOP
+    assert bench.call("reset")[0] is False
+    assert bench.call("estop", topics.SetBool, data=False)[0]
+    bench.until(lambda: bench.call("reset")[0], "reset refused")
+    assert bench.until_code("STOPPED").state == State.STANDBY
+
+
+def test_an_emergency_stop_whose_source_leaves_counts_as_pressed(bench):
+    bench.press_estop(False)
+    bench.until(lambda: bench.controller.count_publishers(topics.ESTOP) == 1, "the source")
+    bench.more_commands(10)
+    bench.node.destroy_publisher(bench._estop)
+    assert bench.until_code("ESTOP_LOST").state == State.ESTOP
+
+
+def test_a_required_emergency_stop_that_falls_silent_counts_as_pressed(start):
+    bench = start(estop_required=True, start_when_active=False, estop_timeout_s=0.5)
+    assert bench.until_code("ESTOP_LOST").state == State.ESTOP
+    assert bench.call("start")[0] is False
+    beat = bench.node.create_timer(0.1, lambda: bench.press_estop(False))
+    bench.until(lambda: bench.call("start")[0], "start with a source that speaks")
+    bench.until_code("WAITING")
+    beat.cancel()
+    assert bench.until_code("ESTOP_LOST").state == State.ESTOP
+
+
+def test_a_second_policy_amid_an_action_is_a_fault(bench):
+    bench.act(age_s=0.02)
+    bench.until_code("OK")
+    rogue = bench.node.create_publisher(topics.ActionChunk, topics.POLICY_ACTION_CHUNK, topics.ACTION)
+
+    def acts_until_noticed() -> bool:
+        if not bench.applied or bench.now_ns - bench.applied[-1].stamp_ns > 100_000_000:
+            bench.act(age_s=0.02)
+        return bench.reports[-1].code == "MULTI_PUB"
+
+    bench.until(acts_until_noticed, "MULTI_PUB")
+    assert bench.reports[-1].state == State.FAULT
+    bench.node.destroy_publisher(rogue)
+    bench.until(lambda: bench.call("reset")[0], "reset refused")
+
+
+def test_a_pose_that_jumps_is_a_fault_and_is_not_followed(bench):
+    held = bench.more_commands(1)[-1].position
+    bench.arm_follows = False
+    bench.arm = Pose(HOME.position + np.array([0.0, 0.2, 0.0]), HOME.quaternion)
+    assert bench.until_code("POSE_JUMP").state == State.FAULT
+    assert np.array_equal(bench.more_commands(25)[-1].position, held)
+
+
+def test_three_poses_that_are_none_are_a_fault(bench):
+    bench.arm_follows = False
+    bench.arm = Pose(np.full(3, math.nan), HOME.quaternion)
+    assert bench.until_code("POSE_INVALID").state == State.FAULT
+
+
+def test_without_a_robot_the_controller_says_which_topic_nobody_listens_to_and_does_not_start(start):
+    bench = start(start_when_active=False)
+    bench.node.destroy_subscription(bench.target)
+    report = bench.until_code("BACKEND_ABSENT")
+    assert report.state == State.STANDBY
+    assert "/robot/target_pose" in report.sentence and "geometry_msgs/PoseStamped" in report.sentence
+    started, sentence = bench.call("start")
+    assert not started and "/robot/target_pose" in sentence
+
+
+def test_activation_by_hand_is_refused_without_a_robot(start, monkeypatch):
+    monkeypatch.setattr(controller_node, "ROBOT_WITHIN_S", 1.5)
+    bench = start(autostart=False)
+    bench.node.destroy_subscription(bench.target)
+    assert bench.controller.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert bench.controller.trigger_activate() == TransitionCallbackReturn.FAILURE
+    assert "/robot/target_pose" in bench.until_code("BACKEND_ABSENT").sentence
+    assert not bench.commands
+
+
+def test_the_pose_may_come_from_joint_angles(start, tmp_path):
+    """A WidowX publishes no pose of its tool."""
+    arm = load_arm("wx250s")
+    card = tmp_path / "card.yaml"
+    card.write_text(CARD.read_text().replace("tool_link: panda_hand_tcp", f"tool_link: {arm.tool_link}"))
+    joints = np.array([0.0, -0.3, 0.3, 0.0, 0.6, 0.0])
+    bench = start(
+        pose_source="joints", arm="wx250s", base_frame=arm.base_link, tool_link=arm.tool_link, dry_run=True,
+        convention=str(card), workspace_low=[-0.6, -0.6, 0.0], workspace_high=[0.6, 0.6, 0.8],
+    )  # fmt: skip
+    publisher = bench.node.create_publisher(topics.JointState, topics.JOINT_STATES, topics.RECORD)
+
+    def publish() -> None:
+        gripper = conversions.joint_state_message(["gripper"], np.zeros(1), np.zeros(1), bench.now_ns)
+        publisher.publish(gripper)
+        names = [*arm.joint_names, "gripper"]
+        publisher.publish(conversions.joint_state_message(names, np.append(joints, 0), np.zeros(7), bench.now_ns))
+
+    bench.node.create_timer(0.02, publish)
+    bench.until_code("WAITING")
+    bench.until(lambda: bench.previews, "a command")
+    assert np.allclose(bench.previews[0].position, arm.forward(joints).position, atol=1e-9)
+
+
+def test_diagnostics_tell_ticks_latencies_and_reasons(bench):
+    heard = []
+    bench.node.create_subscription(topics.DiagnosticArray, topics.DIAGNOSTICS, heard.append, 10)
+    bench.act((0.08, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0), age_s=0.12)
+    bench.until(lambda: bench.applied, "no applied action")
+    bench.act(age_s=3.0)
+
+    def values() -> dict[str, str]:
+        return {pair.key: pair.value for pair in heard[-1].status[0].values} if heard else {}
+
+    bench.until(lambda: values().get("refused: OBS_STALE") == "1", "the refused action")
+    told = values()
+    buckets = [int(value) for key, value in told.items() if key.startswith("photon_to_command_")]
+    assert len(buckets) == 8 and sum(buckets) == 1
+    assert told["clipped: step shortened to 0.05 m"] == "1"
+    assert 0.0 < float(told["tick_p50_ms"]) <= float(told["tick_p99_ms"])
+    assert told["tick_overruns"].isdigit()
