@@ -41,5 +41,9 @@ class ConfigError(OpenVLAError):
     """A setting is unknown or outside its range."""
 
 
+class SecurityError(OpenVLAError):
+    """A setting would leave the robot open to others, or promises a protection that would not be there."""
+
+
 class DatasetError(OpenVLAError):
     """A recording or a data set is damaged, incomplete or does not mean what it would be used for."""

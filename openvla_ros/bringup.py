@@ -112,7 +112,7 @@ class ProcessGroup:
 
 def command(spec: ProcessSpec) -> list[str]:
     """The command line of a process: the module and its ROS arguments."""
-    arguments = ["-r", f"__node:={spec.name}"]
+    arguments = ["--enclave", spec.enclave, "-r", f"__node:={spec.name}"]
     if spec.namespace:
         arguments += ["-r", f"__ns:=/{spec.namespace}"]
     for name, wanted in spec.remappings:

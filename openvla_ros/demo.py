@@ -30,7 +30,7 @@ from openvla_core.evaluation.results import EpisodeRow, Results, read_rows
 from openvla_core.evaluation.video import Clip, Mp4Writer, write_gif
 from openvla_core.sim.tasks import TASK_KINDS, parse_instruction
 from openvla_core.training.versions import library_versions
-from openvla_ros import bringup
+from openvla_ros import bringup, network
 from openvla_ros.episode_runner import VIDEO_FPS, EpisodeRunner
 
 GIF_EPISODES = 4
@@ -222,9 +222,9 @@ def use_private_graph(domain: int | None) -> None:
 
     Whatever the environment says: the shell the demo is started from may well be set up for a robot.
     """
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    if os.environ.get("ROS_DISTRO") == "humble":
-        os.environ["ROS_LOCALHOST_ONLY"] = "1"  # what the line above was called there
+    for name in (*network.PROFILE_VARIABLES, network.MODE_VARIABLE, "ROS_DISCOVERY_SERVER"):
+        os.environ.pop(name, None)
+    os.environ.update(network.environment(network.LOOPBACK))
     os.environ["ROS_DOMAIN_ID"] = str(free_domain() if domain is None else domain)
 
 

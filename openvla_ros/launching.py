@@ -43,6 +43,7 @@ def node_action(spec: ProcessSpec) -> Node:
         parameters=[*(str(path) for path in spec.parameter_files), *parameter_dictionaries(spec)],
         remappings=list(spec.remappings),
         additional_env=dict(spec.environment),
+        ros_arguments=["--enclave", spec.enclave],
         output="screen",
         **details,
     )

@@ -9,7 +9,9 @@ from typing import Any
 from openvla_core.config import setting, settings_from_mapping
 from openvla_core.errors import ConfigError
 from openvla_core.sim.rendering import headless_environment
-from openvla_ros import topics
+from openvla_ros import preflight, topics
+from openvla_ros.network import MODES
+from openvla_ros.share import share_folder
 
 ROBOTS = ("sim",)
 # The checkpoint a robot uses when none is named, relative to the share folder.
@@ -36,6 +38,14 @@ class SystemArguments:
     image_transport: str = setting("", "Type of the camera topic", choices=("", "raw", "compressed"))
     instruction_topic: str = setting(topics.INSTRUCTION, "Sentences to follow, std_msgs/String")
     namespace: str = setting("", "Namespace of all nodes and topics")
+    network: str = setting(
+        MODES[0],
+        "Who can reach the nodes: loopback is this machine only, lan is everybody on its networks",
+        choices=MODES,
+    )
+    accept_open_dds: str = setting(
+        "false", "Start with network:=lan although DDS security is not configured", choices=("true", "false")
+    )
     params_file: str = setting("", "One more YAML file of parameters, read last")
     instruction: str = setting("", "Sentence to follow as soon as everything is ready; empty waits for the topic")
 
@@ -58,6 +68,11 @@ class ProcessSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     essential: bool = True
 
+    @property
+    def enclave(self) -> str:
+        """Where DDS security looks for the keys of this process; without it, only a name."""
+        return f"/openvla/{self.name}"
+
 
 def arguments_from(values: Mapping[str, Any]) -> SystemArguments:
     """Checked arguments; None and missing values take their default. Raises ConfigError."""
@@ -70,7 +85,11 @@ def _as_text(value: Any) -> str:
 
 
 def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
-    """The processes to start, in starting order. Raises ConfigError when a file they need is missing."""
+    """The processes to start, in starting order.
+
+    Raises ConfigError when a file they need is missing, SecurityError when they would be open to others by mistake.
+    """
+    network = preflight.check(arguments.network, arguments.accept_open_dds == "true")
     share = share_folder()
     checkpoint = checkpoint_folder(arguments, share)
     files = [share / "config" / "openvla.yaml", share / "config" / "robots" / f"{arguments.robot}.yaml"]
@@ -117,22 +136,12 @@ def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
     if arguments.instruction:
         parameters = {"instruction": arguments.instruction}
         specs.append(node_spec("say", parameters=parameters, essential=False, **{**common, "parameter_files": ()}))
-    return specs
+    return [dataclasses.replace(spec, environment={**network, **spec.environment}) for spec in specs]
 
 
 def node_spec(name: str, **details: Any) -> ProcessSpec:
     """A process whose node, module and executable have the same name."""
     return ProcessSpec(name=name, module=f"openvla_ros.{name}", executable=name, **details)
-
-
-def share_folder() -> Path:
-    """Where config/ and checkpoints/ are: the source tree, or the installed share folder of the package."""
-    source = Path(__file__).resolve().parents[1]
-    if (source / "config" / "openvla.yaml").is_file():
-        return source
-    from ament_index_python.packages import get_package_share_directory
-
-    return Path(get_package_share_directory("openvla_ros"))
 
 
 def checkpoint_folder(arguments: SystemArguments, share: Path) -> Path:

@@ -1,0 +1,136 @@
+"""Who can reach our processes: the environment for each network mode, and a look at the ports that are really open.
+
+Fast DDS takes its transports from an XML file and ROS 2 the range of its search from variables; both are read when the
+first node is made. The modes are explained in docs/network.md.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from openvla_core.errors import SecurityError
+from openvla_ros.share import share_folder
+
+LOOPBACK, LAN = MODES = ("loopback", "lan")
+
+MODE_VARIABLE = "OPENVLA_NETWORK"
+ACCEPT_VARIABLE = "OPENVLA_ACCEPT_OPEN_DDS"
+# The first is the name until Fast DDS 2.14, the second the one since.
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+RANGE, PEERS = "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_STATIC_PEERS"
+
+OPEN_WARNING = (
+    "network:=lan without DDS security: every machine that reaches this one can read the cameras and publish actions "
+    "and commands. Use it only on a network of the robot's own; SECURITY.md tells how to close it."
+)
+
+
+def environment(mode: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables for a process in this network mode, to be set over `env`. Raises SecurityError for a contradiction."""
+    if mode not in MODES:
+        raise SecurityError(f"{MODE_VARIABLE} is {mode!r}; choose one of {', '.join(MODES)}.")
+    return {MODE_VARIABLE: mode, **(_loopback(env) if mode == LOOPBACK else _lan(env))}
+
+
+def profile(mode: str) -> Path:
+    """The Fast DDS profile of a mode."""
+    return share_folder() / "config" / f"fastdds_{mode}.xml"
+
+
+def _loopback(env: Mapping[str, str]) -> dict[str, str]:
+    ours = profile(LOOPBACK)
+    if not ours.is_file():
+        # Fast DDS would print a line about it and open every interface.
+        raise SecurityError(f"there is no {ours}, which closes DDS to the network. Install the package again.")
+    for name in PROFILE_VARIABLES:
+        if env.get(name) and not _same(Path(env[name]), ours):
+            raise SecurityError(
+                f"{name} is {env[name]}, but network:=loopback brings a profile of its own. Unset the variable, or "
+                "keep your profile with network:=lan, which leaves it to you who can reach the robot."
+            )
+    if env.get("ROS_DISCOVERY_SERVER"):
+        raise SecurityError(
+            "ROS_DISCOVERY_SERVER is set, so that our processes would look for each other there, but network:=loopback "
+            "stays on this machine without a server. Unset it, or use network:=lan."
+        )
+    values = dict.fromkeys(PROFILE_VARIABLES, str(ours))
+    # A DEFAULT_FASTRTPS_PROFILES.xml in the working directory would replace ours.
+    values["SKIP_DEFAULT_XML_FILE"] = "1"
+    # LOCALHOST would add a second UDP transport to the one of the profile, open on all interfaces; with this value the
+    # profile alone decides, and static peers are not looked for.
+    values[RANGE] = "SYSTEM_DEFAULT"
+    if env.get("ROS_LOCALHOST_ONLY"):
+        values["ROS_LOCALHOST_ONLY"] = ""  # the older name of LOCALHOST
+    return values
+
+
+def _lan(env: Mapping[str, str]) -> dict[str, str]:
+    values = {}
+    given = {env[name] for name in PROFILE_VARIABLES if env.get(name)}
+    if not given or all(_same(Path(path), profile(LOOPBACK)) for path in given):
+        values.update(dict.fromkeys(PROFILE_VARIABLES, str(profile(LAN))))
+    limited = env.get(RANGE) in ("LOCALHOST", "SYSTEM_DEFAULT", None, "") and not env.get(PEERS)
+    if limited:
+        values[RANGE] = "SUBNET"
+    if env.get("ROS_LOCALHOST_ONLY"):
+        values["ROS_LOCALHOST_ONLY"] = ""
+    return values
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.read_bytes() == other.read_bytes()
+    except OSError:
+        return False
+
+
+def reachable_ports(pid: int | str = "self") -> list[str]:
+    """Ports of a process that others could send to from outside this machine, such as 'udp 0.0.0.0:7400'.
+
+    Every bound UDP socket counts, and every TCP socket that listens, unless its address is a loopback one. Linux only;
+    empty elsewhere.
+    """
+    own = set(_socket_numbers(pid))
+    found = []
+    for protocol in ("udp", "udp6", "tcp", "tcp6"):
+        for address, port, connected, number in _sockets(Path(f"/proc/{pid}/net/{protocol}")):
+            # A connected UDP socket hears only its peer; a TCP socket that is connected has been asked for.
+            if number in own and not connected and not _is_loopback(address):
+                found.append(f"{protocol.rstrip('6')} {address}:{port}")
+    return sorted(found)
+
+
+def _is_loopback(address: IPv4Address | IPv6Address) -> bool:
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def _socket_numbers(pid: int | str) -> Iterator[str]:
+    folder = Path(f"/proc/{pid}/fd")
+    for descriptor in folder.iterdir() if folder.is_dir() else ():
+        try:
+            target = os.readlink(descriptor)
+        except OSError:
+            continue  # closed meanwhile, such as the one that lists this folder
+        if target.startswith("socket:["):
+            yield target[len("socket:[") : -1]
+
+
+def _sockets(table: Path) -> Iterator[tuple[IPv4Address | IPv6Address, int, bool, str]]:
+    """Rows of a table of /proc/net: local address, local port, whether it is connected, number of the socket."""
+    lines = table.read_text(encoding="ascii").splitlines()[1:] if table.is_file() else []
+    for line in lines:
+        fields = line.split()
+        address, port = fields[1].split(":")
+        listening_tcp = "0A"
+        is_tcp = table.name.startswith("tcp")
+        connected = fields[3] != listening_tcp if is_tcp else int(fields[2].split(":")[1], 16) != 0
+        yield _address(address), int(port, 16), connected, fields[9]
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """An address as the kernel prints it: words of four bytes, each the wrong way round on a little-endian machine."""
+    words = [int(text[i : i + 8], 16).to_bytes(4, "little") for i in range(0, len(text), 8)]
+    raw = b"".join(words)
+    return IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw)
