@@ -17,7 +17,8 @@ WITHOUT_TORCH = (
     "openvla_core",
     *(f"openvla_core.{name}" for name in (
         "types", "errors", "config", "prompt", "action_tokenizer", "action_statistics", "conventions", "safety",
-        "observation_buffer", "rate_adapter", "images",
+        "observation_buffer", "rate_adapter", "images", "image_processor", "image_preparation", "jpeg", "rotations",
+        "card_reader", "arm_chains", "arm_kinematics", "supervisor", "action_intake",
     )),
     *(f"openvla_core.evaluation.{name}" for name in (
         "statistics", "results", "report", "episodes", "video", "contact_sheet",
@@ -26,6 +27,9 @@ WITHOUT_TORCH = (
 ROS_PACKAGES = {"rclpy", "openvla_ros", "launch", "launch_ros", "rosidl_runtime_py"}
 MESSAGE_PACKAGE = re.compile(r"^(\w+_msgs|std_srvs|\w+_interfaces|openvla_ros\.(msg|srv|action))(\.|$)")
 MESSAGE_FIELDS = {"header", "stamp", "nanosec", "frame_id", "orientation"}
+# Of drivers of single robots, and not on every machine. The backend that needs one loads it when it is chosen and fills
+# its few fields itself: a conversion next to the others would make all of them depend on what is installed.
+ROBOT_PACKAGES = ("control_msgs", "franka_msgs", "interbotix_xs_msgs", "moveit_msgs")
 
 
 def sources(*folders: str) -> list[Path]:
@@ -118,9 +122,26 @@ def test_only_topics_imports_generated_messages():
             assert not messages, f"{path.relative_to(ROOT)} imports {messages}; take them from openvla_ros.topics"
 
 
+def test_robot_packages_are_loaded_by_backends_when_they_are_chosen():
+    """Never imported at the top of a module: `load`, in a function, says what to install when one is missing."""
+    named: dict[str, set[str]] = {package: set() for package in ROBOT_PACKAGES}
+    for path in sources("openvla_ros", "openvla_core"):
+        tree = parse(path)
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            if ast.unparse(call.func) == "interface_packages.load":
+                package = ast.literal_eval(call.args[0]).split(".")[0]
+                assert path.parent.name == "backends", f"{path.relative_to(ROOT)} loads {package}"
+                named[package].add(path.stem)
+        at_import = [
+            node for top in tree.body if not isinstance(top, (ast.FunctionDef, ast.ClassDef)) for node in ast.walk(top)
+        ]
+        assert not any(isinstance(node, ast.Call) and ast.unparse(node.func).endswith("load") for node in at_import)
+    assert all(named.values()), f"no backend uses {[package for package, users in named.items() if not users]}"
+
+
 def test_only_conversions_touch_message_headers():
     for path in sources("openvla_ros"):
-        if path.name != "conversions.py":
+        if path.parent.name != "conversions":
             for node in ast.walk(parse(path)):
                 touched = isinstance(node, ast.Attribute) and node.attr in MESSAGE_FIELDS
                 assert not touched, f"{path.relative_to(ROOT)}:{node.lineno} touches .{node.attr}"

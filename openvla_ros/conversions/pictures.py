@@ -1,0 +1,25 @@
+"""Camera images."""
+
+import array
+
+import numpy as np
+
+from openvla_core import images
+from openvla_ros import topics
+from openvla_ros.conversions.headers import set_header
+
+
+def to_rgb(message: topics.Image | topics.CompressedImage) -> np.ndarray:
+    """The picture of an Image or CompressedImage: a new (H, W, 3) uint8 RGB array. Raises ImageError."""
+    return images.to_rgb(message)
+
+
+def image_message(rgb: np.ndarray, stamp_ns: int, frame: str) -> topics.Image:
+    """An rgb8 Image of a (H, W, 3) uint8 array."""
+    height, width, _ = rgb.shape
+    message = topics.Image(height=height, width=width, encoding="rgb8", is_bigendian=0, step=3 * width)
+    # Filling an array.array from memory is 30 times faster than assigning bytes (the setter copies item by item).
+    data = array.array("B")
+    data.frombytes(np.ascontiguousarray(rgb).data.cast("B"))
+    message.data = data
+    return set_header(message, stamp_ns, frame)
