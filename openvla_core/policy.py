@@ -1,6 +1,6 @@
 """The public face: load a checkpoint, then turn a camera frame and a sentence into an action."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from openvla_core.decoding import Decoder, confidence, generate, refuse_early_en
 from openvla_core.errors import CheckpointError, InstructionError
 from openvla_core.image_preparation import ImagePreparation
 from openvla_core.processor import Processor, to_numpy
-from openvla_core.prompt import clean_instruction
+from openvla_core.prompt import check_style, clean_instruction
 from openvla_core.quantization import check_quantization, quantize_language_model
 from openvla_core.types import ActionTokens, NormalizedAction
 
@@ -48,6 +48,7 @@ def load_policy(
     adapter: str | Path | None = None,
     quantization: str = "none",
     image_preparation: str | None = None,
+    prompt_style: str | None = None,
 ) -> "Policy":
     """Loads a checkpoint directory as OpenVLA publishes it. Nothing is downloaded or executed.
 
@@ -64,6 +65,7 @@ def load_policy(
             is then read into main memory and goes to the device layer by layer; bfloat16 is the dtype to choose.
         image_preparation: what is done to frames before the image processor, "none", "bridge", "center_crop" or
             "libero"; None takes what the convention card in the directory names, and "none" without a card.
+        prompt_style: "openvla" or "openvla-v01"; None takes the one that config.json implies.
 
     Raises:
         CheckpointError, StatisticsError, ConventionError, ConfigError: what is wrong and what to do.
@@ -77,7 +79,7 @@ def load_policy(
         (attach_adapter if full_size else merge_adapter)(checkpoint.model, adapter)
     if not full_size:
         quantize_language_model(checkpoint.model, quantization, device)
-    return Policy(checkpoint, unnorm_key, decoding, temperature, seed, image_preparation)
+    return Policy(checkpoint, unnorm_key, decoding, temperature, seed, image_preparation, prompt_style)
 
 
 class Policy:
@@ -91,14 +93,17 @@ class Policy:
         temperature: float = 0.0,
         seed: int | None = None,
         image_preparation: str | None = None,
+        prompt_style: str | None = None,
     ) -> None:
         """See `load_policy`."""
         self.model = checkpoint.model
         self.config = checkpoint.config
+        if prompt_style is not None:
+            self.config = replace(self.config, prompt_style=check_style(prompt_style))
         self.statistics: dict[str, Any] = checkpoint.statistics
         self.convention = checkpoint.convention
         self.training_instructions = _instructions(checkpoint.training_card)
-        self.processor = Processor(checkpoint.tokenizer, checkpoint.image_processor, checkpoint.config)
+        self.processor = Processor(checkpoint.tokenizer, checkpoint.image_processor, self.config)
         self.prepare_images(_named_preparation(self.convention) if image_preparation is None else image_preparation)
         self.action_tokenizer = ActionTokenizer(self.config.action_vocab_size)
         self.device = next(self.model.parameters()).device

@@ -1,8 +1,8 @@
-"""The command `openvla`: up, demo, say, doctor. Each part is imported only when it is asked for."""
+"""The command `openvla`. Each part is imported only when it is asked for."""
 
 import argparse
+import importlib
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +11,11 @@ from pathlib import Path
 from openvla_core.errors import OpenVLAError
 
 EXIT_ERROR = 3
+# Commands with a parser of their own: each module has main(arguments) -> exit code.
+DELEGATED = {
+    "demo": ("openvla_ros.demo", "run episodes on the simulated arm and report"),
+    "convert": ("openvla_core.convert", "make a checkpoint from weights of other projects"),
+}
 
 
 def build_parser(with_system: bool = True) -> argparse.ArgumentParser:
@@ -21,7 +26,8 @@ def build_parser(with_system: bool = True) -> argparse.ArgumentParser:
     up.add_argument("--logs", type=Path, help="also keep one log file per process in this folder")
     if with_system:
         add_system_arguments(up)
-    commands.add_parser("demo", help="run episodes on the simulated arm and report", add_help=False)
+    for name, (_, description) in DELEGATED.items():
+        commands.add_parser(name, help=description, add_help=False)
     say = commands.add_parser("say", help="give the running system an instruction")
     say.add_argument("instruction", help='such as "pick up the red cube"')
     doctor = commands.add_parser("doctor", help="describe and test a checkpoint")
@@ -53,10 +59,8 @@ def add_system_arguments(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code of the subcommand; 3 for anything the user can correct."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] == ["demo"]:
-        from openvla_ros import demo
-
-        return demo.main(argv[1:])
+    if argv and argv[0] in DELEGATED:
+        return importlib.import_module(DELEGATED[argv[0]][0]).main(argv[1:])
     # Only `up` needs the messages; the others should work without them.
     arguments = build_parser(with_system=argv[:1] == ["up"]).parse_args(argv)
     try:
@@ -85,9 +89,6 @@ def say(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Prints what a checkpoint is; 1 when it cannot drive an arm."""
-    # transformers imports torchao where it is installed, which then lists kernels that nobody asked for.
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     from openvla_core.doctor import examine
 
     report = examine(

@@ -23,6 +23,13 @@ class PolicySettings:
     device: str = setting("cpu", "Where the model runs: cpu, cuda or cuda:N")
     dtype: str = setting("float32", "Number format of the weights", choices=("float32", "bfloat16", "float16"))
     unnorm_key: str = setting("", "Which data set's statistics scale the actions; empty when the checkpoint has one")
+    adapter: str = setting("", "Directory of a LoRA adapter in PEFT format; empty for none")
+    quantization: str = setting(
+        "none", "Weights of the language model, bfloat16 advised", choices=("none", "int8", "int4", "nf4")
+    )
+    prompt_style: str = setting(
+        "", "Sentence around the instruction; empty takes the checkpoint's", choices=("", "openvla", "openvla-v01")
+    )
     decoding: str = setting(
         "constrained", "Pick among the action tokens only, or as published", choices=("constrained", "reference")
     )
@@ -53,6 +60,7 @@ def set_up_policy(settings: PolicySettings) -> tuple["Policy", ActionConvention,
         raise ConfigError("the parameter checkpoint is empty. Set it to the directory of an OpenVLA checkpoint.")
     policy = load_policy(settings)
     card = convention_card(settings, policy)
+    policy.prepare_images(card.image.preprocessing)
     policy.check_vision()
     return policy, card, warm_up(policy, card)
 
@@ -73,6 +81,9 @@ def load_policy(settings: PolicySettings) -> "Policy":
         decoding=settings.decoding,
         temperature=settings.temperature,
         seed=settings.seed,
+        adapter=settings.adapter or None,
+        quantization=settings.quantization,
+        prompt_style=settings.prompt_style or None,
     )
 
 

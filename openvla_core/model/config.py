@@ -7,6 +7,7 @@ from typing import Any
 
 from openvla_core.errors import CheckpointError
 from openvla_core.model.config_fields import read_integer, read_list, read_mapping, read_number, read_text
+from openvla_core.prompt import check_style
 
 PATCH_SIZE = 14
 ACTION_BINS = 256
@@ -112,13 +113,14 @@ class OpenVLAConfig:
                 f"config.json has pad_to_multiple_of {pad_to} and a vocabulary of {language.vocab_size}; "
                 f"the {ACTION_BINS} action ids do not fit below the padding."
             )
-        vicuna = str(values.get("llm_backbone_id", "")).startswith("vicuna")
+        language_model = str(values.get("llm_backbone_id") or values.get("hf_llm_id") or "").lower()
+        implied = "openvla-v01" if "vicuna" in language_model else "openvla"
         return cls(
             towers=_towers(values),
             language=language,
             pad_to_multiple_of=pad_to,
             pad_token_id=language.pad_token_id,
-            prompt_style="openvla-v01" if vicuna else "openvla",
+            prompt_style=check_style(read_text(values, "prompt_style", implied)),
             image_resize_strategy=read_text(values, "image_resize_strategy", "resize-naive"),
         )
 

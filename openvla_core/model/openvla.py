@@ -5,11 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from openvla_core.model.config import LanguageConfig, OpenVLAConfig
 from openvla_core.model.projector import Projector
 from openvla_core.model.vision_backbone import VisionBackbone
+from openvla_core.quiet import quiet
+
+# transformers imports torchao where it is installed, which then lists every kernel that is not for this machine.
+with quiet("torchao", "torch.utils._pytree"):
+    from transformers import LlamaConfig, LlamaForCausalLM
 
 IGNORE_INDEX = -100
 

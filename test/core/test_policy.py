@@ -418,3 +418,12 @@ def test_an_unknown_preparation_is_refused(word_checkpoint, tmp_path):
 def test_half_precision_predicts(word_checkpoint, image, dtype):
     policy = load_policy(word_checkpoint, dtype=dtype)
     assert policy.predict(image, SENTENCE).action.shape == (7,)
+
+
+def test_the_prompt_can_be_chosen(golden_checkpoint):
+    """An early model keeps its own sentence whatever its config.json says."""
+    policy = load_policy(golden_checkpoint, prompt_style="openvla-v01")
+    ids = policy.processor.prompt_ids("pick up the cup")
+    assert policy.processor.tokenizer.decode(list(ids)).rstrip().endswith("ASSISTANT:")
+    with pytest.raises(ConfigError, match="openvla-v01"):
+        load_policy(golden_checkpoint, prompt_style="openvla-v02")
