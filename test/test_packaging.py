@@ -23,6 +23,16 @@ def test_cmake_builds_every_message():
     assert re.findall(r'"(msg/\w+\.msg)"', CMAKE) == [f"msg/{path.name}" for path in MESSAGES]
 
 
+def test_message_packages_of_the_tests_stay_out_of_a_users_workspace():
+    """They have the names of the real ones; built beside those, they would replace them."""
+    folder = ROOT / "test" / "interfaces"
+    assert (folder / "COLCON_IGNORE").is_file()
+    assert "test/" not in CMAKE
+    for package in (path.parent for path in folder.glob("*/package.xml")):
+        listed = re.findall(r'"(\w+/\w+\.\w+)"', (package / "CMakeLists.txt").read_text())
+        assert sorted(listed) == sorted(f"{path.parent.name}/{path.name}" for path in package.glob("*/*")), package.name
+
+
 def test_every_executable_runs_a_module_with_a_main():
     executables = re.findall(r"^install_executable\((\w+) (\w+)\)$", CMAKE, re.MULTILINE)
     assert ("policy_node", "policy_node") in executables

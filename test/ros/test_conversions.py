@@ -128,6 +128,31 @@ def test_a_position_that_is_not_finite_is_refused(value):
         conversions.to_pose(message)
 
 
+@given(arrays(np.float64, 6, elements=NUMBER), NS)
+def test_a_twist_carries_metres_and_radians_per_second_along_the_axes_of_its_frame(numbers, stamp_ns):
+    message = conversions.twist_message(numbers[:3], numbers[3:], stamp_ns, "fr3_link0")
+    linear, angular = message.twist.linear, message.twist.angular
+    assert [linear.x, linear.y, linear.z, angular.x, angular.y, angular.z] == numbers.tolist()
+    assert (conversions.stamp_ns(message), conversions.frame_of(message)) == (stamp_ns, "fr3_link0")
+
+
+def test_a_trajectory_is_one_point_that_starts_at_once():
+    message = conversions.trajectory_message(["a", "b"], np.array([0.5, -0.25]), 1_040_000_000)
+    (point,) = message.points
+    assert message.joint_names == ["a", "b"] and list(point.positions) == [0.5, -0.25]
+    assert conversions.stamp_ns(message) == 0 and conversions.to_ns(point.time_from_start) == 1_040_000_000
+    assert not point.velocities and not point.accelerations, "an end velocity would be refused by default"
+
+
+def test_joint_positions_are_taken_by_name():
+    message = conversions.joint_state_message(["b", "finger", "a"], np.array([1.0, 0.02, 2.0]), np.zeros(3), 0)
+    assert np.array_equal(conversions.to_joint_positions(message, ["a", "b"]), [2.0, 1.0])
+    assert conversions.to_joint_positions(message, ["a", "c"]) is None
+    message.position[0] = np.nan
+    assert conversions.to_joint_positions(message, ["a", "b"]) is None
+    assert np.array_equal(conversions.to_joint_positions(message, ["a"]), [2.0])
+
+
 def test_an_image_comes_back_and_its_message_is_complete():
     rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     message = conversions.image_message(rgb[:, ::-1], 12, "camera")
