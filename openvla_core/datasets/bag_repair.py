@@ -1,0 +1,273 @@
+"""Gets back the episodes of recorders that died: what is whole in the file becomes a complete bag.
+
+The original is read and never changed; it goes only when the repaired bag is in its place and synced.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from openvla_core.datasets.bag_metadata import METADATA_FILE, TopicFacts, read_metadata, sync_folder
+from openvla_core.datasets.bag_store import FACTS_FILE, EpisodeStore
+from openvla_core.datasets.bag_writer import BagWriter, facts_as_custom_data, storage_error
+from openvla_core.errors import DatasetError, OpenVLAError
+
+MAGIC = b"\x89MCAP0\r\n"
+HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06
+LARGEST_RECORD = 1 << 30
+REPAIR_SUFFIX = ".repair"
+MAX_FACTS_BYTES = 16_000_000
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What became of one open episode.
+
+    action: "committed" (it was complete, only the last step was missing), "repaired", "empty" (nothing was recorded;
+    the folder is in .discarded), "in use" (a recorder is writing it) or "failed". folder: where it is now.
+    """
+
+    name: str
+    action: str
+    folder: Path
+    messages: int = 0
+    sentence: str = ""
+
+
+def repair(root: Path) -> list[Repaired]:
+    """Repairs every open episode under `root` whose recorder is gone. Safe to run again, and beside a recorder.
+
+    An episode that was complete but not yet in its place is moved there with the outcome it was given; one that was cut
+    off is rewritten and marked: outcome "unknown", openvla.repaired "true". Raises DatasetError when there is no root.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"there is no folder {root}. Give the folder that the recorder writes to (its root).")
+    store = EpisodeStore(root)
+    results = [_repair_one(store, folder) for folder in store.left_open() if folder.suffix != REPAIR_SUFFIX]
+    return [result for result in results if result is not None]
+
+
+def _repair_one(store: EpisodeStore, folder: Path) -> Repaired | None:
+    try:
+        with store.locked():
+            source = _claim(folder)
+        if source is None:
+            with store.locked():
+                if not folder.exists():
+                    return None  # its recorder has committed it meanwhile
+                if not list(folder.glob("*.mcap")):
+                    return _thrown_away(store, folder)
+            return Repaired(folder.name, "in use", folder, sentence="A recorder is writing it.")
+        with source:
+            return _rescue(store, folder, source)
+    except DatasetError as error:
+        return Repaired(folder.name, "failed", folder, sentence=str(error))
+    except OSError as error:
+        return Repaired(folder.name, "failed", folder, sentence=str(storage_error(folder, error)))
+
+
+def _claim(folder: Path) -> BinaryIO | None:
+    """The MCAP file, locked, so that nobody else repairs it; None when it is missing or locked by its recorder."""
+    paths = sorted(folder.glob("*.mcap"))
+    try:
+        source = paths[0].open("rb")
+    except (IndexError, FileNotFoundError):
+        return None
+    try:
+        fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        source.close()
+        return None
+    return source
+
+
+def _rescue(store: EpisodeStore, folder: Path, source: BinaryIO) -> Repaired:
+    target = store.root / folder.name
+    if _is_repaired(target):  # an earlier repair was cut off before it removed the original
+        shutil.rmtree(folder)
+        return Repaired(folder.name, "repaired", target, read_metadata(target)["message_count"])
+    if _is_complete(folder, source):
+        metadata = read_metadata(folder)
+        (folder / FACTS_FILE).unlink(missing_ok=True)
+        sync_folder(folder)
+        target = store.publish(folder, folder.name)
+        return Repaired(folder.name, "committed", target, metadata["message_count"])
+    return _rewrite(store, folder, source)
+
+
+def _rewrite(store: EpisodeStore, folder: Path, source: BinaryIO) -> Repaired:
+    workplace = store.open_root / (folder.name + REPAIR_SUFFIX)
+    shutil.rmtree(workplace, ignore_errors=True)
+    # The bag is named after its folder, and a bag's file after the bag.
+    writer = BagWriter(workplace / folder.name)
+    try:
+        for topic, log_ns, publish_ns, data in read_messages(source):
+            writer.add_topic(topic)
+            writer.write(topic.name, log_ns, data, publish_ns)
+        count = sum(writer.counts.values())
+        if count == 0:
+            return _thrown_away(store, folder)
+        facts = {**_noted_facts(folder), "outcome": "unknown", "repaired": True}
+        if "rates" not in facts:
+            seconds = max((writer.end_ns - writer.start_ns) * 1e-9, 1e-9)
+            facts["rates"] = {name: round(max(n - 1, 0) / seconds, 2) for name, n in writer.counts.items()}
+        writer.finish(facts_as_custom_data(facts))
+        target = store.publish(workplace / folder.name, folder.name)
+    finally:
+        writer.close()
+        shutil.rmtree(workplace, ignore_errors=True)
+    shutil.rmtree(folder)
+    return Repaired(folder.name, "repaired", target, count)
+
+
+def _thrown_away(store: EpisodeStore, folder: Path) -> Repaired:
+    return Repaired(folder.name, "empty", store.throw_away(folder), sentence="No message had reached the disk.")
+
+
+def _is_repaired(folder: Path) -> bool:
+    if not (folder / METADATA_FILE).is_file():
+        return False
+    return (read_metadata(folder).get("custom_data") or {}).get("openvla.repaired") == "true"
+
+
+def _is_complete(folder: Path, source: BinaryIO) -> bool:
+    """True when metadata.yaml is there, which is written last, and the file ends as a finished one does."""
+    if not (folder / METADATA_FILE).is_file():
+        return False
+    size = source.seek(0, os.SEEK_END)
+    source.seek(max(0, size - len(MAGIC)))
+    ends_well = source.read() == MAGIC
+    source.seek(0)
+    return ends_well
+
+
+def _noted_facts(folder: Path) -> dict[str, Any]:
+    """What the recorder had noted; nothing when the note is missing or damaged."""
+    try:
+        with (folder / FACTS_FILE).open("rb") as file:
+            facts = json.loads(file.read(MAX_FACTS_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {str(name): value for name, value in facts.items()} if isinstance(facts, dict) else {}
+
+
+def read_messages(source: BinaryIO) -> Iterator[tuple[TopicFacts, int, int, bytes]]:
+    """Every whole message of an MCAP file that may be cut off or damaged: topic, log time, publish time (ns), data.
+
+    A chunk whose checksum is wrong is left out; in a chunk that is cut off, the messages before the cut are kept.
+    """
+    from mcap.records import Channel, Schema
+
+    schemas: dict[int, Schema] = {}
+    topics: dict[int, TopicFacts] = {}
+    for opcode, content in _flat_records(source):
+        if opcode == SCHEMA:
+            schema = Schema.read(_stream(content))
+            schemas[schema.id] = schema
+        elif opcode == CHANNEL:
+            channel = Channel.read(_stream(content))
+            if channel.schema_id in schemas:
+                topics[channel.id] = _topic(channel, schemas[channel.schema_id])
+        elif opcode == MESSAGE and len(content) >= 22:
+            identity = int.from_bytes(content[:2], "little")
+            if identity in topics:
+                times = (int.from_bytes(content[start : start + 8], "little") for start in (6, 14))
+                yield topics[identity], *times, content[22:]
+
+
+def _topic(channel: Any, schema: Any) -> TopicFacts:
+    import yaml
+
+    profiles = yaml.safe_load(channel.metadata.get("offered_qos_profiles") or "[]")
+    return TopicFacts(
+        name=channel.topic,
+        type=schema.name,
+        definition=schema.data.decode(),
+        type_hash=channel.metadata.get("topic_type_hash", ""),
+        qos=tuple(profiles),
+    )
+
+
+def _flat_records(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Opcode and content of the records of a file, those inside chunks included, as far as they are whole."""
+    source.seek(0)
+    if source.read(len(MAGIC)) != MAGIC:
+        return
+    while True:
+        opcode, length = _head(source.read(9))
+        if opcode == 0 or length > LARGEST_RECORD:
+            return
+        content = source.read(length)
+        if opcode == CHUNK:
+            yield from _chunk_records(content)
+        elif len(content) == length and opcode in (SCHEMA, CHANNEL, MESSAGE):
+            yield opcode, content
+        if len(content) < length or opcode == FOOTER:
+            return
+
+
+def _head(data: bytes) -> tuple[int, int]:
+    """Opcode and length of a record; 0, 0 when it is cut off."""
+    return (data[0], int.from_bytes(data[1:9], "little")) if len(data) == 9 else (0, 0)
+
+
+def _chunk_records(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """The records in the content of a chunk of ours (not compressed), the last of which may be cut off."""
+    import zlib
+
+    if len(content) < 32:
+        return
+    checksum = int.from_bytes(content[24:28], "little")
+    name_length = int.from_bytes(content[28:32], "little")
+    start = 32 + name_length + 8
+    if name_length or len(content) < start:
+        return  # compressed by another program, or cut off in the head
+    size = int.from_bytes(content[start - 8 : start], "little")
+    records = content[start:]
+    if len(records) == size and checksum and zlib.crc32(records) != checksum:
+        return
+    position = 0
+    while position + 9 <= len(records):
+        opcode, length = _head(records[position : position + 9])
+        record = records[position + 9 : position + 9 + length]
+        if opcode == 0 or len(record) < length:
+            return
+        yield opcode, record
+        position += 9 + length
+
+
+def _stream(content: bytes) -> Any:
+    from io import BytesIO
+
+    from mcap.data_stream import ReadDataStream
+
+    return ReadDataStream(BytesIO(content))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`openvla record repair ROOT`: returns 0 when every open episode is safe now, 1 when one could not be repaired."""
+    parser = argparse.ArgumentParser(prog="openvla record repair", description=str(__doc__).splitlines()[0])
+    parser.add_argument("root", type=Path, help="folder that the recorder writes to")
+    arguments = parser.parse_args(argv)
+    out = sys.stdout.write
+    try:
+        results = repair(arguments.root)
+    except OpenVLAError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 3
+    for result in results:
+        out(f"{result.name}: {result.action}, {result.messages} messages, {result.folder} {result.sentence}\n")
+    if not results:
+        out(f"No open episodes under {arguments.root}.\n")
+    return int(any(result.action == "failed" for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
