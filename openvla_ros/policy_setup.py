@@ -43,6 +43,8 @@ class PolicySettings:
         0.5, "An image older than this is never acted on", unit="s", minimum=0.02, maximum=10.0
     )
     image_transport: str = setting("raw", "Type of the camera topic", choices=("raw", "compressed"))
+    camera_frame_id: str = setting("", "The only frame_id that images may have; empty for any")
+    one_instructor: bool = setting(True, "Refuse instructions while more than one process publishes them")
     torch_threads: int = setting(1, "CPU threads of the model; 0 lets torch choose", minimum=0, maximum=256)
     autostart: bool = setting(True, "Configure and activate without being asked")
 
