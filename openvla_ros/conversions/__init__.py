@@ -4,7 +4,7 @@ Units follow the messages: metres, radians, seconds; stamps are int nanoseconds 
 """
 
 from openvla_ros.conversions.headers import frame_of, stamp_ns, to_ns, to_time
-from openvla_ros.conversions.pictures import image_message, to_rgb
+from openvla_ros.conversions.pictures import image_bytes, image_message, to_rgb
 from openvla_ros.conversions.records import (
     Applied,
     Chunk,
@@ -21,6 +21,7 @@ from openvla_ros.conversions.records import (
 )
 from openvla_ros.conversions.robot import (
     joint_state_message,
+    joints,
     names_joints,
     pose_message,
     to_joint_positions,
@@ -51,9 +52,11 @@ __all__ = [
     "chunk_message",
     "diagnostics_message",
     "frame_of",
+    "image_bytes",
     "image_message",
     "is_set_to",
     "joint_state_message",
+    "joints",
     "names_joints",
     "number_message",
     "parameter_descriptor",

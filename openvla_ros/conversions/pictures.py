@@ -14,6 +14,11 @@ def to_rgb(message: topics.Image | topics.CompressedImage) -> np.ndarray:
     return images.to_rgb(message)
 
 
+def image_bytes(message: topics.Image | topics.CompressedImage) -> np.ndarray:
+    """The bytes of an Image or CompressedImage as they came, (n,) uint8; not a copy."""
+    return np.frombuffer(message.data, dtype=np.uint8)
+
+
 def image_message(rgb: np.ndarray, stamp_ns: int, frame: str) -> topics.Image:
     """An rgb8 Image of a (H, W, 3) uint8 array."""
     height, width, _ = rgb.shape

@@ -56,6 +56,11 @@ def joint_state_message(
     return set_header(message, stamp_ns)
 
 
+def joints(message: topics.JointState) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names and positions (J,) float64 of all joints, rad or m."""
+    return tuple(message.name), np.array(message.position, dtype=np.float64)
+
+
 def names_joints(message: topics.JointState, names: Sequence[str]) -> bool:
     """Whether the message is about all of these joints, each with a position."""
     return set(names) <= set(message.name) and len(message.position) == len(message.name)
