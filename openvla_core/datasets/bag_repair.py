@@ -178,8 +178,8 @@ def read_messages(source: BinaryIO) -> Iterator[tuple[TopicFacts, int, int, byte
         elif opcode == MESSAGE and len(content) >= 22:
             identity = int.from_bytes(content[:2], "little")
             if identity in topics:
-                times = (int.from_bytes(content[start : start + 8], "little") for start in (6, 14))
-                yield topics[identity], *times, content[22:]
+                log_ns, publish_ns = int.from_bytes(content[6:14], "little"), int.from_bytes(content[14:22], "little")
+                yield topics[identity], log_ns, publish_ns, content[22:]
 
 
 def _topic(channel: Any, schema: Any) -> TopicFacts:

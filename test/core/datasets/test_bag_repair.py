@@ -64,14 +64,21 @@ def test_types_qos_and_times_survive(left_behind):
     assert read_metadata(result.folder)["starting_time"] == {"nanoseconds_since_epoch": bag_bench.START_NS}
 
 
-def test_a_file_cut_at_any_byte_yields_the_messages_before_the_cut(left_behind, tmp_path):
-    path = mcap_of(left_behind)
+def test_a_file_cut_at_any_byte_yields_the_messages_before_the_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(bag_writer, "FLUSH_S", 0.0)
+    episode = EpisodeStore(tmp_path).begin({})
+    episode.writer.add_topic(bag_bench.status_topic())
+    for number in range(COUNT):
+        episode.writer.write(bag_bench.STATUS, bag_bench.START_NS + number, bag_bench.status(f"sentence {number}"))
+    episode.leave()
+    path = mcap_of(tmp_path)
     whole = path.read_bytes()
     with path.open("rb") as file:
         everything = [(topic.name, log_ns, data) for topic, log_ns, _, data in read_messages(file)]
-    assert len(everything) == 2 * COUNT
+    assert len(everything) == COUNT
     cut, counts = tmp_path / "cut.mcap", []
-    for size in range(len(whole)):
+    # Every byte of the last chunks with their indexes, and a sample of the rest.
+    for size in sorted({*range(0, len(whole), 13), *range(len(whole) - 1500, len(whole) + 1)}):
         cut.write_bytes(whole[:size])
         with cut.open("rb") as file:
             found = [(topic.name, log_ns, data) for topic, log_ns, _, data in read_messages(file)]
@@ -79,7 +86,7 @@ def test_a_file_cut_at_any_byte_yields_the_messages_before_the_cut(left_behind, 
         counts.append(len(found))
     assert counts == sorted(counts)
     assert counts[0] == 0
-    assert counts[-1] == 2 * COUNT
+    assert counts[-1] == COUNT
 
 
 @pytest.mark.parametrize("tail", [b"\0" * 4096, b"\xff" * 100, os.urandom(64), b"\x06" + b"\xff" * 8])
