@@ -1,6 +1,7 @@
 """What every node shares: running until told to stop, and lifecycle start-up."""
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -55,6 +56,7 @@ class StopRequest:
 def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
     """Runs one node until Ctrl-C, SIGTERM, its `done` or a non-zero `exit_code`; returns the process exit code.
 
+    A node may have `hang_s`: a callback that takes longer ends the process, even one that never lets go of Python.
     A node may offer `close()` to stop its threads before it is destroyed, and `wind_down()`, called over and over after
     the signal while its callbacks go on, until it returns True (the arm stands still) or 1.5 s have passed.
     """
@@ -72,6 +74,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
         executor.add_node(node)
         stop.raises = not hasattr(node, "wind_down")
         while not stop.made and rclpy.ok() and not getattr(node, "exit_code", 0) and not getattr(node, "done", False):
+            guard_against_hanging(getattr(node, "hang_s", 0.0))
             executor.spin_once(timeout_sec=0.1)
         exit_code = getattr(node, "exit_code", 0)
         _wind_down(node, executor)
@@ -81,6 +84,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
         rclpy.logging.get_logger("openvla").fatal(str(error))
         exit_code = EXIT_CONFIG
     finally:
+        guard_against_hanging(0.0)
         stop.made = True  # from here on a signal must not interrupt the clean-up
         if node is not None:
             getattr(node, "close", lambda: None)()
@@ -89,6 +93,14 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
             executor.shutdown()
         rclpy.try_shutdown()
     return exit_code
+
+
+def guard_against_hanging(seconds: float) -> None:
+    """Ends the process with a traceback unless called again within so many seconds; 0 for never."""
+    if seconds > 0.0:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+    else:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _wind_down(node: Node, executor: SingleThreadedExecutor) -> None:

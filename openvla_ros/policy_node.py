@@ -4,45 +4,30 @@ It decides nothing about motion: the controller, another process, checks every c
 """
 
 import sys
-import time
 import traceback
 import uuid
-from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 
+from openvla_core.camera_watch import picture_warning
 from openvla_core.conventions import ActionConvention
-from openvla_core.errors import (
-    ActionError,
-    ConfigError,
-    OpenVLAError,
-)
-from openvla_core.latest_worker import LatestWorker, Outcome
-from openvla_core.types import Observation
+from openvla_core.errors import ActionError, ConfigError, OpenVLAError
+from openvla_core.latest_worker import Outcome
+from openvla_core.types import Observation, Problem
 from openvla_ros import conversions, topics
-from openvla_ros.conversions import Chunk
 from openvla_ros.node_support import EXIT_FAULT, autostart, run, transition
 from openvla_ros.parameters import declare_settings
+from openvla_ros.policy_eyes import PolicyEyes
+from openvla_ros.policy_model import Job, PolicyModel, check_prediction, chunk_of, is_out_of_memory
+from openvla_ros.policy_services import offer_services
 from openvla_ros.policy_setup import PolicySettings, set_up_policy
 from openvla_ros.status_board import StatusBoard, report_errors
 from openvla_ros.timing import RateWindow, steady_timer
 from openvla_ros.topics import State
 
-if TYPE_CHECKING:
-    from openvla_core.policy import Policy, Prediction
-
-
-@dataclass(frozen=True)
-class Job:
-    """One observation to act on. An outcome of another generation than the present one is discarded."""
-
-    generation: int
-    observation: Observation
+CHECK_S = 0.1  # between two looks at the camera, the model and the publishers of the instruction
+GIL_HANG_S = 10.0  # a process that does not even get to its timers for this long is ended
 
 
 class PolicyNode(LifecycleNode):
@@ -51,36 +36,31 @@ class PolicyNode(LifecycleNode):
     def __init__(self, **node_arguments) -> None:
         super().__init__("policy_node", **node_arguments)
         self.exit_code = 0
-        self.policy: Policy | None = None
+        self.model: PolicyModel | None = None
         self.settings = declare_settings(self, PolicySettings, self.change_settings)
         self.card: ActionConvention | None = None
         self.session_id = uuid.uuid4().hex
         self.sequence = 0
         self.instruction = ""
         self.warning = ""
+        self.picture = ""  # what is wrong with the last picture
+        self.fault = ""  # the code of a fault that waits for ~/reset
         self.active = False
         self.paused = False
         self.generation = 0
-        self.frame = None  # newest camera message
-        self.frame_arrived_s = -np.inf
-        self.used_stamp_ns: int | None = None
+        self.eyes: PolicyEyes | None = None
         self.due = False  # the time for the next action has come
-        self.counts = {"frames": 0, "chunks": 0, "discarded": 0, "errors": 0}
+        self.counts = {"chunks": 0, "discarded": 0, "errors": 0}
         self.inferences = RateWindow()
 
         self.board = StatusBoard(self, self.measurements, self.details)
         self.chunks = self.create_lifecycle_publisher(topics.ActionChunk, topics.ACTION_CHUNK, topics.ACTION)
         self.active_instruction = self.create_publisher(topics.String, topics.ACTIVE_INSTRUCTION, topics.LATCHED)
         self.create_subscription(topics.String, topics.INSTRUCTION, self.on_instruction, topics.COMMAND)
-        self.create_service(topics.Trigger, topics.START, self.on_start)
-        self.create_service(topics.Trigger, topics.STOP, self.on_stop)
-        self.create_service(topics.Trigger, topics.PAUSE, self.on_pause)
-        self.create_service(topics.Trigger, topics.RESET, self.on_reset)
-        self.camera: Subscription | None = None
+        offer_services(self)
         self.timer: Timer | None = None
-        self.outcomes: deque[Outcome] = deque()
         self.outcome_ready = self.create_guard_condition(self.on_outcomes)
-        self.worker: LatestWorker | None = None
+        steady_timer(self, CHECK_S, self.check)
         self.starting = self.settings.autostart
         if self.starting:
             autostart(self)
@@ -116,15 +96,14 @@ class PolicyNode(LifecycleNode):
         """Loads the checkpoint, checks that it sees and acts, and opens the camera."""
         settings = self.settings
         self.board.set(State.STANDBY, "STARTING", f"Loading {settings.checkpoint} on {settings.device}.")
-        self.policy, self.card, inference_s = set_up_policy(settings)
+        policy, self.card, inference_s = set_up_policy(settings)
         budget_s = 1.0 / self.rate_hz
         self.get_logger().info(
             f"vision self-test passed; inference {inference_s * 1e3:.0f} ms (budget {budget_s * 1e3:.0f} ms)"
         )
-        self.worker = LatestWorker(self.infer, self.deliver, name="policy")
+        self.model = PolicyModel(policy, inference_s, self.outcome_ready.trigger)
+        self.eyes = PolicyEyes(self, settings, self.act)
         self.timer = steady_timer(self, budget_s, self.on_timer)
-        kind = topics.Image if settings.image_transport == "raw" else topics.CompressedImage
-        self.camera = self.create_subscription(kind, topics.CAMERA_IMAGE, self.on_image, topics.SENSOR)
         if not self.starting:
             self.board.set(State.STANDBY, "INACTIVE", "Configured. Activate the node to let it act.")
 
@@ -135,24 +114,28 @@ class PolicyNode(LifecycleNode):
 
     def change_settings(self, settings: PolicySettings) -> None:
         """Takes new parameters while nothing is loaded."""
-        if self.policy is not None:
+        if self.model is not None:
             raise ConfigError("policy_node is configured; clean it up first (ros2 lifecycle set policy_node cleanup).")
         self.settings = settings
 
     def release(self) -> None:
         """Closes camera, timer and worker and forgets the model."""
         self.drop_task()
-        if self.camera is not None:
-            self.destroy_subscription(self.camera)
+        if self.eyes is not None:
+            self.eyes.close()
             self.destroy_timer(self.timer)
-            self.camera = self.timer = None
         self.close()
-        self.policy = self.card = self.worker = self.frame = None
+        self.model = self.card = self.eyes = self.timer = None
 
     def close(self) -> None:
         """Ends the worker thread; an inference in progress is given time to end."""
-        if self.worker is not None:
-            self.worker.close()
+        if self.model is not None:
+            self.model.close()
+
+    @property
+    def hang_s(self) -> float:
+        """How long the whole process may hang before it is ended; 0 for ever, as while it loads a checkpoint."""
+        return GIL_HANG_S if self.active else 0.0
 
     # What to do -----------------------------------------------------------------------------------------------------
 
@@ -161,10 +144,13 @@ class PolicyNode(LifecycleNode):
         if not self.active:
             self.get_logger().warning(f"instruction {text[:80]!r} ignored: the node is not active")
             return
+        if self.fault or self.has_rivals():
+            self.get_logger().warning(f"instruction {text[:80]!r} refused: {self.board.report.code}")
+            return
         if text == self.instruction:
             return  # repeated by `ros2 topic pub -r`: the same task goes on
         with report_errors(self.board, then=self.forget_instruction, state=State.STANDBY):
-            instruction = self.policy.check_instruction(text)
+            instruction = self.model.policy.check_instruction(text)
             if instruction != self.instruction:
                 self.begin(instruction)
 
@@ -172,7 +158,7 @@ class PolicyNode(LifecycleNode):
         """Makes this the instruction in force; a result still under way for the last one is discarded."""
         self.forget_instruction()
         self.instruction = instruction
-        known = {sentence.lower() for sentence in self.policy.training_instructions}
+        known = {sentence.lower() for sentence in self.model.policy.training_instructions}
         self.warning = ""
         if known and instruction.lower() not in known:
             examples = "; ".join(sorted(known)[:3])
@@ -189,11 +175,12 @@ class PolicyNode(LifecycleNode):
     def forget_instruction(self) -> None:
         """Leaves nothing to follow, and discards the result under way and the frame: the scene may change meanwhile."""
         self.generation += 1
-        self.frame = None
+        if self.eyes is not None:
+            self.eyes.forget()
         self.due = True  # the first frame after the next instruction is acted on at once
         self.inferences.clear()
-        if self.worker is not None:
-            self.worker.drop_waiting()
+        if self.model is not None:
+            self.model.drop_waiting()
         if self.instruction:
             self.active_instruction.publish(conversions.text_message(""))
         self.instruction = ""
@@ -208,72 +195,68 @@ class PolicyNode(LifecycleNode):
         code, sentence = "OK", f"Following {self.instruction!r} at {self.rate_hz:g} Hz."
         if self.warning:
             code, sentence = "INSTRUCTION_UNTRAINED", f"{sentence} {self.warning}"
+        if self.picture:
+            code, sentence = "CAM_QUALITY", f"{sentence} {self.picture}"
         self.board.set(State.ACTIVE, code, sentence)
 
     # See, think, publish --------------------------------------------------------------------------------------------
 
-    def on_image(self, message) -> None:
-        self.frame, self.frame_arrived_s = message, time.monotonic()
-        self.counts["frames"] += 1
-        self.act()
-
     def on_timer(self) -> None:
         """Marks the next action as due: the next frame leads to it, so that it is as fresh as can be."""
         self.due = True
-        if self.is_following() and self.is_camera_silent():
-            self.say_camera_stale("No image")
 
     def is_following(self) -> bool:
         """True while there is an instruction to act on."""
         return self.active and bool(self.instruction) and not self.paused
 
+    def has_rivals(self) -> bool:
+        """True while several publishers of instructions are there, and one cannot know whom to obey."""
+        return self.settings.one_instructor and self.count_publishers(topics.INSTRUCTION) > 1
+
+    def problem(self) -> Problem | None:
+        """What keeps the policy from acting now."""
+        if self.has_rivals():
+            topic = self.resolve_topic_name(topics.INSTRUCTION)
+            return Problem("MULTI_PUB", f"More than one process publishes on {topic}. Stop all but one.")
+        return self.eyes.problem()
+
+    def check(self) -> None:
+        """Notices what does not announce itself: silence, a hanging model, a second instructor."""
+        if not self.active:
+            return
+        hanging = self.model.problem()
+        if hanging is not None:
+            self.stop_with(hanging.code, f"{hanging.sentence} Restart this node, or call ~/reset once it answers.")
+            if hanging.latched:
+                self.exit_code = EXIT_FAULT
+        problem = None if self.fault or not self.is_following() else self.problem()
+        if problem is not None:
+            self.generation += 1  # a result under way was asked for before this
+            self.eyes.forget()
+            self.board.set(State.HOLD, problem.code, problem.sentence)
+
     def act(self) -> None:
         """Hands the newest frame to the worker when an action is due and the worker is free."""
-        if not (self.due and self.is_following() and self.frame is not None and self.worker.idle):
+        if not (self.due and self.is_following() and self.model.idle) or self.problem() is not None:
             return
-        stamp_ns = conversions.stamp_ns(self.frame)
-        if stamp_ns == self.used_stamp_ns:
-            return
-        age_s = (self.get_clock().now().nanoseconds - stamp_ns) * 1e-9
-        if abs(age_s) > self.settings.max_observation_age_s:
-            self.say_camera_stale("Images arrive, but none with a stamp")
-            return
-        self.due = False
-        self.used_stamp_ns = stamp_ns
         with report_errors(self.board, then=self.count_error):
-            image = conversions.to_rgb(self.frame)
-            self.worker.offer(Job(self.generation, Observation(image, self.instruction, stamp_ns)))
-
-    def is_camera_silent(self) -> bool:
-        """True when no frame has arrived for longer than an observation may be old."""
-        return time.monotonic() - self.frame_arrived_s > self.settings.max_observation_age_s
-
-    def say_camera_stale(self, what: str) -> None:
-        topic = self.resolve_topic_name(topics.CAMERA_IMAGE)
-        limit_s = self.settings.max_observation_age_s
-        self.board.set(
-            State.HOLD,
-            "CAM_STALE",
-            f"{what} on {topic} within {limit_s:g} s of now. Check the camera, its topic name and its clock.",
-        )
-
-    def infer(self, job: Job) -> "Prediction":
-        """Runs in the worker thread."""
-        return self.policy.predict(job.observation.image, job.observation.instruction)
-
-    def deliver(self, outcome: Outcome) -> None:
-        """Runs in the worker thread: passes the outcome to the executor's thread."""
-        self.outcomes.append(outcome)
-        self.outcome_ready.trigger()
+            frame = self.eyes.take()
+            if frame is not None:
+                self.due = False
+                self.picture = picture_warning(frame[0])
+                self.model.offer(Job(self.generation, Observation(frame[0], self.instruction, frame[1])))
 
     def on_outcomes(self) -> None:
-        while self.outcomes:
-            self.on_outcome(self.outcomes.popleft())
-        self.act()  # when inference takes longer than the period, the next action is due already
+        while self.model is not None and self.model.outcomes:
+            self.on_outcome(self.model.outcomes.popleft())
+        if self.model is not None:
+            self.act()  # when inference takes longer than the period, the next action is due already
 
     def on_outcome(self, outcome: Outcome) -> None:
         """Publishes what the worker found, unless the task has changed since."""
-        if outcome.error is not None and not isinstance(outcome.error, OpenVLAError):
+        if is_out_of_memory(outcome.error):
+            self.stop_with("GPU_OOM", "The GPU has no memory left, even at a second try. Free some, then ~/reset.")
+        elif outcome.error is not None and not isinstance(outcome.error, OpenVLAError):
             self.fail(outcome.error)
         elif outcome.job.generation != self.generation or self.paused:
             self.counts["discarded"] += 1
@@ -285,33 +268,28 @@ class PolicyNode(LifecycleNode):
                 self.publish_chunk(outcome)
 
     def publish_chunk(self, outcome: Outcome) -> None:
-        """Publishes the action of one outcome; raises ActionError when it is not finite."""
-        prediction, observation = outcome.value, outcome.job.observation
-        if not np.isfinite(prediction.action).all():
-            raise ActionError(f"the model's action is not finite: {prediction.action.tolist()}. It was not published.")
-        self.chunks.publish(
-            conversions.chunk_message(
-                Chunk(
-                    stamp_ns=observation.stamp_ns,
-                    frame=self.card.frame,
-                    session_id=self.session_id,
-                    sequence=self.sequence,
-                    instruction=observation.instruction,
-                    convention=self.card.name,
-                    rate_hz=self.rate_hz,
-                    actions=prediction.action[None],
-                    token_ids=prediction.tokens.ids[None],
-                    token_probabilities=prediction.tokens.probabilities[None],
-                    inference_s=outcome.seconds,
-                )
-            )
-        )
+        """Publishes the action of one outcome; an action that no token can mean is a fault."""
+        try:
+            check_prediction(outcome.value)
+        except ActionError as error:
+            self.count_error()
+            self.stop_with("ACT_IMPOSSIBLE", str(error))
+            return
+        source = {"session_id": self.session_id, "sequence": self.sequence, "rate_hz": self.rate_hz}
+        chunk = chunk_of(outcome.value, outcome.job.observation, outcome.seconds, self.card, **source)
+        self.chunks.publish(conversions.chunk_message(chunk))
         self.sequence += 1
         self.counts["chunks"] += 1
         self.say_following()
 
     def count_error(self) -> None:
         self.counts["errors"] += 1
+
+    def stop_with(self, code: str, sentence: str) -> None:
+        """A fault the process survives: nothing is followed until ~/reset."""
+        self.fault = code
+        self.forget_instruction()
+        self.board.set(State.FAULT, code, sentence)
 
     def fail(self, error: BaseException) -> None:
         """A device error or a bug: says so and ends the process, because a broken CUDA context never recovers."""
@@ -320,35 +298,6 @@ class PolicyNode(LifecycleNode):
         self.forget_instruction()
         self.board.set(State.FAULT, "FAULT", f"The policy failed ({type(error).__name__}: {error}); the process ends.")
         self.exit_code = EXIT_FAULT
-
-    # Services -------------------------------------------------------------------------------------------------------
-
-    def on_start(self, request, response):
-        if not self.active:
-            return conversions.reply(response, False, "The node is not active; activate it first.")
-        self.paused = False
-        if not self.instruction:
-            self.drop_task()
-            return conversions.reply(response, True, "Ready: publish a sentence on the instruction topic.")
-        self.say_following()
-        return conversions.reply(response, True, f"Following {self.instruction!r}.")
-
-    def on_stop(self, request, response):
-        self.paused = False
-        if self.active:
-            self.drop_task()
-        return conversions.reply(response, True, "Stopped: the instruction is forgotten.")
-
-    def on_pause(self, request, response):
-        self.paused = True
-        self.generation += 1
-        if self.active:
-            self.board.set(State.STANDBY, "PAUSED", "Paused: call ~/start to go on.")
-        return conversions.reply(response, True, "Paused.")
-
-    def on_reset(self, request, response):
-        self.used_stamp_ns = None
-        return self.on_stop(request, response)
 
     # Figures --------------------------------------------------------------------------------------------------------
 
@@ -365,7 +314,8 @@ class PolicyNode(LifecycleNode):
         """What /diagnostics tells besides the status."""
         settings = self.settings
         fixed = {"checkpoint": settings.checkpoint, "device": settings.device, "dtype": settings.dtype}
-        return {**fixed, **{name: str(count) for name, count in self.counts.items()}}
+        counts = {**self.counts, **(self.eyes.counts() if self.eyes is not None else {})}
+        return {**fixed, **{name: str(count) for name, count in counts.items()}}
 
 
 def main(args: list[str] | None = None) -> int:

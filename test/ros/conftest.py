@@ -92,6 +92,7 @@ class Camera:
         self.timer = world.peer.create_timer(0.05, self.tick)
         self.compressed = compressed
         self.break_encoding = False
+        self.picture: np.ndarray | None = None  # shown instead of noise
 
     def tick(self) -> None:
         """One frame."""
@@ -102,6 +103,7 @@ class Camera:
         now_ns = self.world.peer.get_clock().now().nanoseconds + int(self.offset_s * 1e9)
         stamp_ns = self.frozen_stamp_ns or now_ns
         rgb = self.random.integers(0, 256, (112, 112, 3), dtype=np.uint8)
+        rgb = rgb if self.picture is None else self.picture
         message = conversions.image_message(rgb, stamp_ns, "camera")
         if self.break_encoding:
             message.encoding = "32FC1"

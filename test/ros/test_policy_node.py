@@ -1,75 +1,13 @@
 """The policy node with a real, untrained tiny OpenVLA, in this process."""
 
-import threading
-
 import numpy as np
 import pytest
 from conftest import Camera
+from policy_bench import KNOWN, OTHER, UNTRAINED, Gate, Policy
 from rclpy.parameter import Parameter
 
-from openvla_ros import conversions, topics
-from openvla_ros.policy_node import PolicyNode
+from openvla_ros import topics
 from openvla_ros.topics import State
-
-KNOWN = "move to the red cube"  # among the training instructions of the tiny checkpoint
-OTHER = "move to the green cube"
-UNTRAINED = "take the red block"  # words it knows, in a sentence it was not trained on
-
-
-class Policy:
-    """The node under test and what others see of it."""
-
-    def __init__(self, world, checkpoint, **parameters) -> None:
-        values = {"checkpoint": str(checkpoint), "rate_hz": 20.0, "max_observation_age_s": 2.0, **parameters}
-        overrides = [Parameter(name, value=value) for name, value in values.items()]
-        self.world = world
-        self.node = world.add(PolicyNode(parameter_overrides=overrides))
-        self.chunks = world.listen(topics.ActionChunk, topics.POLICY_ACTION_CHUNK, topics.COMMAND, conversions.to_chunk)
-        self.statuses = world.listen(topics.Status, "policy_node/status", topics.LATCHED, conversions.to_status)
-        self.active = world.listen(topics.String, "policy_node/active_instruction", topics.LATCHED, conversions.to_text)
-        self.instructions = world.peer.create_publisher(topics.String, topics.INSTRUCTION, topics.COMMAND)
-
-    def ready(self) -> "Policy":
-        self.wait_for_code("READY")
-        self.world.wait_for(self.instructions.get_subscription_count, "a reader of the instruction")
-        return self
-
-    def say(self, sentence: str) -> None:
-        self.instructions.publish(conversions.text_message(sentence))
-
-    def wait_for_code(self, code: str):
-        self.world.wait_for(lambda: self.statuses and self.statuses[-1].code == code, f"status {code}")
-        return self.statuses[-1]
-
-    def wait_for_chunks(self, count: int = 1) -> list:
-        have = len(self.chunks)
-        self.world.wait_for(lambda: len(self.chunks) >= have + count, f"{count} more chunks")
-        return self.chunks[have:]
-
-    def wait_for_frames(self, count: int) -> None:
-        target = self.node.counts["frames"] + count
-        self.world.wait_for(lambda: self.node.counts["frames"] >= target, f"{count} more frames")
-
-    def trigger(self, name: str) -> tuple[bool, str]:
-        return conversions.replied(self.world.call(topics.Trigger, f"policy_node/{name}"))
-
-
-class Gate:
-    """Holds every inference until it is opened."""
-
-    def __init__(self, node) -> None:
-        self.opened = threading.Event()
-        self.entered = threading.Event()
-        self.sentences = []
-        predict = node.policy.predict
-
-        def gated(image, instruction):
-            self.sentences.append(instruction)
-            self.entered.set()
-            assert self.opened.wait(60)
-            return predict(image, instruction)
-
-        node.policy.predict = gated
 
 
 @pytest.fixture
@@ -94,13 +32,13 @@ def test_a_chunk_tells_where_its_action_comes_from(policy, camera):
 def test_the_published_action_is_the_policys_own(policy, camera):
     """The node adds nothing and changes nothing between the model and the message."""
     seen = []
-    predict = policy.node.policy.predict
+    predict = policy.node.model.policy.predict
 
     def remembered(image, instruction):
         seen.append(predict(image, instruction))
         return seen[-1]
 
-    policy.node.policy.predict = remembered
+    policy.node.model.policy.predict = remembered
     policy.say(KNOWN)
     (chunk,) = policy.wait_for_chunks(1)[:1]
     assert any(np.array_equal(chunk.actions[0], prediction.action) for prediction in seen)
@@ -236,7 +174,7 @@ def test_compressed_pictures_work_too(world, tiny_checkpoint):
 def test_a_model_that_turns_nan_gives_no_motion_and_one_clear_status(policy, camera):
     policy.say(KNOWN)
     policy.wait_for_chunks(1)
-    policy.node.policy.model.language_model.lm_head.weight.data.fill_(float("nan"))
+    policy.node.model.policy.model.language_model.lm_head.weight.data.fill_(float("nan"))
     status = policy.wait_for_code("ACT_TOKEN")
     assert status.state == State.HOLD
     count = len(policy.chunks)
@@ -249,7 +187,8 @@ def test_a_model_that_turns_nan_gives_no_motion_and_one_clear_status(policy, cam
 
 def test_a_text_token_is_no_motion(world, tiny_checkpoint, camera):
     policy = Policy(world, tiny_checkpoint, decoding="reference").ready()
-    policy.node.policy.model.language_model.lm_head.weight.data.zero_()  # every logit equal: token 0, which is text
+    # Every logit equal: token 0 wins, which is text.
+    policy.node.model.policy.model.language_model.lm_head.weight.data.zero_()
     policy.say(KNOWN)
     assert policy.wait_for_code("ACT_TOKEN").state == State.HOLD
     assert not policy.chunks
@@ -259,7 +198,7 @@ def test_an_unexpected_error_is_a_fault_and_ends_the_process(policy, camera):
     def broken(image, instruction):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    policy.node.policy.predict = broken
+    policy.node.model.policy.predict = broken
     policy.say(KNOWN)
     status = policy.wait_for_code("FAULT")
     assert status.state == State.FAULT
@@ -302,7 +241,7 @@ def test_parameters_are_fixed_while_a_checkpoint_is_loaded(policy):
     assert policy.node.set_parameters([Parameter("temperature", value=0.5)])[0].successful
     policy.node.trigger_configure()
     policy.node.trigger_activate()
-    assert policy.node.policy.decoder.temperature == 0.5
+    assert policy.node.model.policy.decoder.temperature == 0.5
 
 
 def test_a_missing_checkpoint_ends_the_process_with_a_sentence(world, tmp_path):

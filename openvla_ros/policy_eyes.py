@@ -1,0 +1,91 @@
+"""What the policy sees: the newest camera frame that may be acted on, and whether the camera can be believed."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+
+from openvla_core.camera_watch import CameraWatch
+from openvla_core.errors import ActionError
+from openvla_core.types import Problem
+from openvla_ros import conversions, topics
+from openvla_ros.policy_setup import PolicySettings
+
+
+class PolicyEyes:
+    """Subscribes to the camera, and to the robot's motion to notice a picture that stands still while the robot moves.
+
+    Args:
+        on_frame: called when a frame has come that may be acted on.
+    """
+
+    def __init__(self, node: Node, settings: PolicySettings, on_frame: Callable[[], None]) -> None:
+        self._node = node
+        self._on_frame = on_frame
+        self._max_age_s = settings.max_observation_age_s
+        self._watch = CameraWatch(
+            settings.max_observation_age_s, settings.camera_frame_id, node.resolve_topic_name(topics.CAMERA_IMAGE)
+        )
+        self._frame: Any = None
+        self.frames = 0
+        kind = topics.Image if settings.image_transport == "raw" else topics.CompressedImage
+        subscribe = node.create_subscription
+        self._subscriptions = [
+            subscribe(kind, topics.CAMERA_IMAGE, self._on_image, topics.SENSOR),
+            subscribe(topics.PoseStamped, topics.CURRENT_POSE, self._on_pose, topics.SENSOR),
+            subscribe(topics.JointState, topics.JOINT_STATES, self._on_joints, topics.SENSOR),
+        ]
+
+    def take(self) -> tuple[np.ndarray, int] | None:
+        """The newest frame, once, as an RGB picture (H, W, 3) uint8 and its stamp, ns; None when there is none.
+
+        Raises ImageError when it is no picture.
+        """
+        frame, self._frame = self._frame, None
+        if frame is None:
+            return None
+        stamp_ns = conversions.stamp_ns(frame)
+        if self._node.get_clock().now().nanoseconds - stamp_ns > self._max_age_s * 1e9:
+            return None  # it waited for too long; the next one is on its way
+        return conversions.to_rgb(frame), stamp_ns
+
+    def forget(self) -> None:
+        """Forgets the frame: what it shows may be over."""
+        self._frame = None
+
+    def problem(self) -> Problem | None:
+        """Why no frame may be acted on now."""
+        return self._watch.problem(time.monotonic())
+
+    def counts(self) -> dict[str, int]:
+        """How many frames came, and how many were dropped for which reason."""
+        return {"frames": self.frames, **{f"dropped: {why}": count for why, count in self._watch.dropped.items()}}
+
+    def close(self) -> None:
+        """Lets go of the topics."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+    def _on_image(self, message) -> None:
+        self.frames += 1
+        good = self._watch.on_frame(
+            conversions.stamp_ns(message),
+            conversions.frame_of(message),
+            conversions.image_bytes(message),
+            self._node.get_clock().now().nanoseconds,
+            time.monotonic(),
+        )
+        if good:
+            self._frame = message
+            self._on_frame()
+
+    def _on_pose(self, message) -> None:
+        with suppress(ActionError):
+            self._watch.on_motion("position", conversions.to_pose(message).position)
+
+    def _on_joints(self, message) -> None:
+        names, positions = conversions.joints(message)
+        self._watch.on_motion(",".join(names), positions)

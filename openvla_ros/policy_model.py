@@ -1,0 +1,137 @@
+"""The model at work: one inference at a time in its own thread, and what to do when it fails or does not end."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from openvla_core.conventions import ActionConvention
+from openvla_core.errors import ActionError
+from openvla_core.latest_worker import LatestWorker, Outcome
+from openvla_core.types import Observation, Problem
+from openvla_ros.conversions import Chunk
+
+if TYPE_CHECKING:
+    from openvla_core.policy import Policy, Prediction
+
+HANG_S = 2.0
+HOPELESS_S = 10.0
+# A model that is slow by nature gets this many of its usual inferences before it counts as hanging.
+PATIENCE, LAST_PATIENCE = 10, 50
+
+
+@dataclass(frozen=True)
+class Job:
+    """One observation to act on. An outcome of another generation than the present one is discarded."""
+
+    generation: int
+    observation: Observation
+
+
+class PolicyModel:
+    """A policy and its worker thread.
+
+    Args:
+        usual_s: how long one inference takes, measured.
+        ready: called in the worker thread when `outcomes` has one more.
+    """
+
+    def __init__(self, policy: "Policy", usual_s: float, ready: Callable[[], None]) -> None:
+        self.policy = policy
+        self.outcomes: deque[Outcome] = deque()
+        self._ready = ready
+        self._hang_s = max(HANG_S, PATIENCE * usual_s)
+        self._hopeless_s = max(HOPELESS_S, LAST_PATIENCE * usual_s)
+        self._offered_s: float | None = None
+        self._worker: LatestWorker = LatestWorker(self._infer, self._deliver, name="policy")
+
+    @property
+    def idle(self) -> bool:
+        """True when no job is waiting or in progress."""
+        return self._worker.idle
+
+    def offer(self, job: Job) -> None:
+        """Hands over a job; call only when idle."""
+        self._offered_s = time.monotonic()
+        self._worker.offer(job)
+
+    def drop_waiting(self) -> None:
+        """Forgets a job that has not been begun."""
+        self._worker.drop_waiting()
+
+    def problem(self) -> Problem | None:
+        """MODEL_HANG while an inference takes far too long; latched when there is no hope left."""
+        if self._offered_s is None or self.idle:
+            return None
+        passed_s = time.monotonic() - self._offered_s
+        if passed_s <= self._hang_s:
+            return None
+        sentence = f"The model has been busy with one image for more than {self._hang_s:.0f} s."
+        return Problem("MODEL_HANG", sentence, latched=passed_s > self._hopeless_s)
+
+    def close(self) -> None:
+        """Ends the thread; an inference in progress is given time to end."""
+        self._worker.close(5.0 if self.problem() is None else 0.1)
+
+    def _infer(self, job: Job) -> "Prediction":
+        """In the worker thread. One retry when the GPU's memory is full, as another program may have had it."""
+        image, instruction = job.observation.image, job.observation.instruction
+        try:
+            return self.policy.predict(image, instruction)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            free_gpu_memory()
+            return self.policy.predict(image, instruction)
+
+    def _deliver(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self._ready()
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether the GPU had no memory left; the process may go on after it."""
+    return type(error).__name__ == "OutOfMemoryError"
+
+
+def free_gpu_memory() -> None:
+    """Gives back what torch keeps for later."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def check_prediction(prediction: "Prediction") -> None:
+    """Raises ActionError unless the action is finite and comes from numbers in [-1, 1], as every action token does.
+
+    The statistics map [-1, 1] onto what the data set holds between its quantiles: nothing else can come out.
+    """
+    if not np.isfinite(prediction.action).all():
+        raise ActionError(f"the model's action is not finite: {prediction.action.tolist()}. It was not published.")
+    furthest = float(np.abs(prediction.normalized.values).max(initial=0.0))
+    if not furthest <= 1.0:
+        raise ActionError(
+            f"the model's normalized action goes to {furthest:.3f}, beyond 1: outside what the data set holds. It was "
+            "not published."
+        )
+
+
+def chunk_of(
+    prediction: "Prediction", observation: Observation, inference_s: float, card: ActionConvention, **source: Any
+) -> Chunk:
+    """The chunk of one action; source holds session_id, sequence and rate_hz."""
+    return Chunk(
+        stamp_ns=observation.stamp_ns,
+        frame=card.frame,
+        instruction=observation.instruction,
+        convention=card.name,
+        actions=prediction.action[None],
+        token_ids=prediction.tokens.ids[None],
+        token_probabilities=prediction.tokens.probabilities[None],
+        inference_s=inference_s,
+        **source,
+    )
