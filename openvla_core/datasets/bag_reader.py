@@ -4,7 +4,7 @@ Pictures stay in the bag until they are asked for, so an episode costs little me
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ DEFAULT_RATE_HZ = 5.0
 class ReadingSettings:
     """How bags become episodes; a YAML file with these keys is all that a foreign bag needs."""
 
-    topics: Mapping[str, str] = setting({}, "Role -> topic, where it is not the one our recorder uses")
+    topics: Mapping[str, str] = field(
+        default_factory=dict, metadata={"description": "Role -> topic, where it is not the one our recorder uses"}
+    )
     rate_hz: float = setting(0.0, "Steps per second; 0 for the rate of the card", unit="Hz", minimum=0.0, maximum=50.0)
     actions: str = setting("measured", "Where labels come from", choices=labels.SOURCES)
     rotation: str = setting("card", "Rotation numbers of the labels", choices=labels.ROTATION_CHOICES)
@@ -132,6 +134,7 @@ def build_episode(recording: Recording, settings: ReadingSettings) -> Episode:
         dropped["without motion"] = len(keep) - len(chosen)
     stamps = steps.stamps_ns[chosen]
     cameras = {role: _frames(recording, role, steps, chosen, rate_hz) for role in CAMERAS if role in recording.streams}
+    dropped |= {f"camera {role}, too old at some steps": 1 for role, frames in cameras.items() if frames is None}
     facts = recording.facts
     return Episode(
         name=recording.name,
