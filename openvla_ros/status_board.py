@@ -25,7 +25,7 @@ CODES: dict[type[errors.OpenVLAError], str] = {
 }
 
 # Ordinary changes, logged as information; every other code is worth a warning.
-QUIET_CODES = {"OK", "STARTING", "UNCONFIGURED", "INACTIVE", "READY", "PAUSED"}
+QUIET_CODES = {"OK", "STARTING", "UNCONFIGURED", "INACTIVE", "READY", "PAUSED", "RECORDING", "COMMITTED", "DISCARDED"}
 # The same words are not logged again sooner, as when a slow policy makes the arm hold after every action.
 REPEAT_S = 5.0
 

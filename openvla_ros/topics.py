@@ -4,6 +4,7 @@ Names are relative, so a namespace moves the whole system; `~/` names belong to 
 """
 
 from enum import IntEnum
+from importlib import import_module
 
 from builtin_interfaces.msg import Duration, Time  # noqa: F401
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue  # noqa: F401
@@ -51,6 +52,9 @@ PAUSE = "~/pause"
 RESET = "~/reset"
 SET_DRY_RUN = "~/set_dry_run"
 PRESS_ESTOP = "~/estop"
+START_EPISODE = "~/start_episode"
+END_EPISODE = "~/end_episode"
+DISCARD_EPISODE = "~/discard_episode"
 
 # The newest camera frame is the only one of interest, and a lost one is replaced by the next.
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
@@ -79,3 +83,9 @@ class State(IntEnum):
     HOLD = 2
     FAULT = 3
     ESTOP = 4
+
+
+def message_class(name: str) -> type:
+    """The class of a message type such as "std_msgs/msg/String". Raises ImportError when its package is missing."""
+    package, _, message = name.partition("/msg/")
+    return getattr(import_module(f"{package}.msg"), message)

@@ -58,7 +58,11 @@ class EpisodeStore:
             name = self._new_name(name)
             writer = BagWriter(self.open_root / name)
         episode = OpenEpisode(self, writer)
-        episode.note(facts)
+        try:
+            episode.note(facts)
+        except StorageError:
+            episode.leave()
+            raise
         return episode
 
     def _new_name(self, name: str) -> str:

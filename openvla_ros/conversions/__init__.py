@@ -4,7 +4,7 @@ Units follow the messages: metres, radians, seconds; stamps are int nanoseconds 
 """
 
 from openvla_ros.conversions.headers import frame_of, stamp_ns, to_ns, to_time
-from openvla_ros.conversions.pictures import image_bytes, image_message, to_rgb
+from openvla_ros.conversions.pictures import image_bytes, image_message, jpeg_message, to_rgb
 from openvla_ros.conversions.records import (
     Applied,
     Chunk,
@@ -34,6 +34,7 @@ from openvla_ros.conversions.values import (
     is_set_to,
     number_message,
     parameter_descriptor,
+    parameter_values,
     parameters_result,
     replied,
     reply,
@@ -57,9 +58,11 @@ __all__ = [
     "is_set_to",
     "joint_state_message",
     "joints",
+    "jpeg_message",
     "names_joints",
     "number_message",
     "parameter_descriptor",
+    "parameter_values",
     "parameters_result",
     "pose_message",
     "replied",

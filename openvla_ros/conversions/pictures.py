@@ -2,6 +2,7 @@
 
 import array
 
+import cv2
 import numpy as np
 
 from openvla_core import images
@@ -28,3 +29,12 @@ def image_message(rgb: np.ndarray, stamp_ns: int, frame: str) -> topics.Image:
     data.frombytes(np.ascontiguousarray(rgb).data.cast("B"))
     message.data = data
     return set_header(message, stamp_ns, frame)
+
+
+def jpeg_message(message: topics.Image, quality: int) -> topics.CompressedImage:
+    """The same picture as a JPEG file of this quality, with the same header. Raises ImageError."""
+    rgb = to_rgb(message)
+    _, encoded = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    data = array.array("B")
+    data.frombytes(encoded.data)
+    return topics.CompressedImage(header=message.header, format="rgb8; jpeg compressed bgr8", data=data)

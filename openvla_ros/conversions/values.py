@@ -1,5 +1,7 @@
 """Plain values, services, diagnostics and parameters."""
 
+from rclpy.parameter import parameter_value_to_python
+
 from openvla_ros import topics
 from openvla_ros.conversions.headers import set_header
 from openvla_ros.conversions.records import StatusReport
@@ -82,3 +84,8 @@ def parameter_descriptor(
 def parameters_result(successful: bool, reason: str = "") -> topics.SetParametersResult:
     """The answer to a request to set parameters."""
     return topics.SetParametersResult(successful=successful, reason=reason)
+
+
+def parameter_values(response: topics.GetParameters.Response) -> list:
+    """The values in a response of get_parameters; None for a parameter that is not set."""
+    return [parameter_value_to_python(value) for value in response.values]

@@ -1,0 +1,281 @@
+"""The recorder node in a real graph: what is said between start and end is in the bag, byte for byte."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from rclpy.serialization import deserialize_message, serialize_message
+from rosbags.rosbag2 import Reader
+
+from openvla_core.config import check_setting
+from openvla_core.datasets import bag_store
+from openvla_core.datasets.bag_metadata import read_metadata
+from openvla_core.datasets.bag_repair import repair
+from openvla_core.errors import ConfigError
+from openvla_ros import conversions, topics
+from openvla_ros.recorder_node import RecorderNode
+from openvla_ros.recorder_settings import RecorderSettings, wanted_topics
+
+ROOT = Path(__file__).resolve().parents[2]
+CARD = ROOT / "config" / "conventions" / "sim_tabletop.yaml"
+START, END, DISCARD = (f"recorder_node/{name}_episode" for name in ("start", "end", "discard"))
+
+
+class Cell:
+    """A recorder with a robot that only talks."""
+
+    def __init__(self, world, root: Path) -> None:
+        self.world, self.root = world, root
+        self.statuses = world.listen(topics.Status, "recorder_node/status", topics.LATCHED, conversions.to_status)
+        publish = world.peer.create_publisher
+        self.poses = publish(topics.PoseStamped, topics.CURRENT_POSE, topics.COMMAND)
+        self.instructions = publish(topics.String, topics.INSTRUCTION, topics.COMMAND)
+        self.sent: list[bytes] = []
+        world.peer.create_timer(0.02, self.talk)
+        self.recorder = None
+
+    def start_recorder(self, **settings):
+        values = {
+            "root": str(self.root),
+            "operator": "Ada",
+            "robot": "sim",
+            "convention": str(CARD),
+            "min_free_gb": 0.0,
+        }
+        overrides = [
+            topics_parameter(name, list(value) if isinstance(value, tuple) else value)
+            for name, value in {**values, **settings}.items()
+        ]
+        self.recorder = self.world.add(RecorderNode(parameter_overrides=overrides))
+        return self
+
+    def talk(self) -> None:
+        from openvla_core.types import Pose
+
+        pose = Pose(np.array([0.4, 0.0, 0.3 + 1e-4 * len(self.sent)]), np.array([0.0, 1.0, 0.0, 0.0]))
+        message = conversions.pose_message(pose, self.world.peer.get_clock().now().nanoseconds, "panda_link0")
+        self.sent.append(serialize_message(message))
+        self.poses.publish(message)
+
+    def instruct(self, sentence: str) -> None:
+        self.world.wait_for(lambda: self.instructions.get_subscription_count() >= 2, "listeners of the instruction")
+        self.instructions.publish(conversions.text_message(sentence))
+        self.world.wait_for(lambda: self.recorder.instruction == sentence, "the instruction")
+
+    def wait_until_ready(self) -> None:
+        self.world.wait_for(lambda: self.code() == "READY", "the recorder to hear its topics")
+
+    def code(self) -> str:
+        return self.statuses[-1].code if self.statuses else ""
+
+    def call(self, name: str, success: bool | None = None) -> tuple[bool, str]:
+        kind = topics.Trigger if success is None else topics.SetBool
+        request = kind.Request() if success is None else kind.Request(data=success)
+        return conversions.replied(self.world.call(kind, name, request))
+
+    def wait_for_messages(self, count: int) -> None:
+        taps = self.recorder.taps[:2]
+        self.world.wait_for(lambda: min(tap.count for tap in taps) >= count, f"{count} messages on each topic")
+
+    def record(self, success: bool = True) -> Path:
+        done, sentence = self.call(START)
+        assert done, sentence
+        self.wait_for_messages(10)
+        done, sentence = self.call(END, success)
+        assert done, sentence
+        return self.root / sentence.split()[1].rstrip(":")
+
+
+def topics_parameter(name, value):
+    from rclpy.parameter import Parameter
+
+    return Parameter(name, value=value)
+
+
+@pytest.fixture
+def cell(world, camera, tmp_path) -> Cell:
+    cell = Cell(world, tmp_path / "episodes").start_recorder()
+    cell.wait_until_ready()
+    return cell
+
+
+def read(folder: Path) -> dict[str, list[bytes]]:
+    heard: dict[str, list[bytes]] = {}
+    with Reader(folder) as reader:
+        for connection, _, data in reader.messages():
+            heard.setdefault(connection.topic, []).append(bytes(data))
+    return heard
+
+
+def facts_of(folder: Path) -> dict[str, str]:
+    return read_metadata(folder)["custom_data"]
+
+
+def test_the_bag_holds_the_bytes_that_were_sent(cell, camera):
+    folder = cell.record()
+    heard = read(folder)
+    poses = heard["/robot/current_pose"]
+    first = cell.sent.index(poses[0])
+    assert poses == cell.sent[first : first + len(poses)], "a pose was lost or changed"
+    images = [deserialize_message(data, topics.Image) for data in heard["/camera/image_raw"]]
+    assert {conversions.stamp_ns(image) for image in images} <= set(camera.stamps)
+    assert conversions.to_rgb(images[0]).shape == (112, 112, 3)
+
+
+def test_the_episode_says_what_it_is(cell):
+    cell.instruct("pick up the red cube")
+    facts = facts_of(cell.record())
+    assert facts["openvla.instruction"] == "pick up the red cube"
+    assert (facts["openvla.outcome"], facts["openvla.operator"], facts["openvla.robot"]) == ("success", "Ada", "sim")
+    assert json.loads(facts["openvla.convention"])["name"] == "sim_tabletop"
+    rates = json.loads(facts["openvla.rates"])
+    assert rates["/robot/current_pose"] > rates["/camera/image_raw"] > 1.0
+    assert json.loads(facts["openvla.missing"]) == []
+
+
+def test_types_and_offered_qos_are_in_the_bag(cell):
+    folder = cell.record()
+    entries = [entry["topic_metadata"] for entry in read_metadata(folder)["topics_with_message_count"]]
+    by_name = {entry["name"]: entry for entry in entries}
+    image = by_name["/camera/image_raw"]
+    assert image["type"] == "sensor_msgs/msg/Image"
+    assert image["offered_qos_profiles"][0]["reliability"] == "best_effort"
+    (info,) = cell.world.peer.get_publishers_info_by_topic("/camera/image_raw")
+    assert image["type_description_hash"] == str(info.topic_type_hash)
+
+
+def test_the_instruction_given_before_is_in_the_bag_too(cell):
+    cell.instruct("pick up the red cube")
+    (data,) = read(cell.record())["/instruction"]
+    assert deserialize_message(data, topics.String).data == "pick up the red cube"
+
+
+def test_what_the_policy_follows_counts_more_than_what_was_said(cell):
+    cell.instruct("Pick up the red cube!")
+    active = cell.world.peer.create_publisher(topics.String, topics.POLICY_INSTRUCTION, topics.LATCHED)
+    active.publish(conversions.text_message("pick up the red cube"))
+    cell.world.wait_for(lambda: cell.recorder.active, "the policy's instruction")
+    assert facts_of(cell.record())["openvla.instruction"] == "pick up the red cube"
+
+
+def test_a_failure_is_committed_as_one(cell):
+    assert facts_of(cell.record(success=False))["openvla.outcome"] == "failure"
+
+
+def test_discarded_episodes_are_not_committed(cell):
+    assert cell.call(START)[0]
+    cell.wait_for_messages(3)
+    done, sentence = cell.call(DISCARD)
+    assert done and ".discarded" in sentence
+    store = bag_store.EpisodeStore(cell.root)
+    assert store.committed() == store.left_open() == []
+
+
+def test_one_episode_at_a_time_and_none_ends_twice(cell):
+    assert not cell.call(END, True)[0]
+    assert not cell.call(DISCARD)[0]
+    assert cell.call(START)[0]
+    done, sentence = cell.call(START)
+    assert not done and "end or discard it first" in sentence
+    assert cell.call(END, True)[0]
+    assert not cell.call(END, True)[0]
+
+
+def test_an_episode_does_not_start_without_its_topics(world, tmp_path):
+    cell = Cell(world, tmp_path).start_recorder()
+    world.wait_for(lambda: cell.statuses and "image_raw has no publisher" in cell.statuses[-1].sentence, "the warning")
+    done, sentence = cell.call(START)
+    assert not done
+    assert "/camera/image_raw has no publisher" in sentence
+
+
+def test_a_camera_that_falls_silent_is_told_while_recording(cell, camera):
+    assert cell.call(START)[0]
+    cell.wait_for_messages(10)
+    camera.on = False
+    cell.world.wait_for(lambda: cell.code() == "TOPIC_MISSING", "the warning")
+    assert "/camera/image_raw is silent" in cell.statuses[-1].sentence
+    camera.on = True
+    cell.world.wait_for(lambda: cell.code() != "TOPIC_MISSING", "the camera to be heard again")
+
+
+def test_a_slow_topic_is_told_at_the_end(world, camera, tmp_path):
+    cell = Cell(world, tmp_path).start_recorder(topics=("camera/image_raw@500", "robot/current_pose@10"))
+    cell.wait_until_ready()
+    assert cell.call(START)[0]
+    cell.wait_for_messages(10)
+    _, sentence = cell.call(END, True)
+    assert "/camera/image_raw came at" in sentence and "expected 500 Hz" in sentence
+
+
+def test_pictures_are_encoded_when_asked(world, camera, tmp_path):
+    cell = Cell(world, tmp_path).start_recorder(images="jpeg")
+    cell.wait_until_ready()
+    folder = cell.record()
+    files = read(folder)["/camera/image_raw/compressed"]
+    message = deserialize_message(files[0], topics.CompressedImage)
+    assert conversions.to_rgb(message).shape == (112, 112, 3)
+    assert conversions.stamp_ns(message) in camera.stamps
+
+
+def test_too_little_space_is_refused_with_what_to_do(world, camera, tmp_path):
+    cell = Cell(world, tmp_path).start_recorder(min_free_gb=1e9)
+    cell.wait_until_ready()
+    done, sentence = cell.call(START)
+    assert not done
+    assert "min_free_gb" in sentence
+    assert cell.statuses[-1].state == topics.State.FAULT
+
+
+def test_a_disk_error_stops_the_episode_and_keeps_the_committed_ones(cell):
+    committed = cell.record()
+    before = {path.name: path.read_bytes() for path in committed.iterdir()}
+    assert cell.call(START)[0]
+    cell.wait_for_messages(5)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, cell.recorder.writing.episode.writer._output.descriptor)
+    os.close(full)
+    cell.world.wait_for(lambda: cell.code() == "DISK", "the error")
+    assert "is full" in cell.statuses[-1].sentence
+    assert {path.name: path.read_bytes() for path in committed.iterdir()} == before
+    assert not cell.call(END, True)[0]
+    assert [result.action for result in repair(cell.root)] == ["repaired"]
+    assert len(read(cell.record())["/robot/current_pose"]) >= 10
+
+
+def test_a_recorder_that_is_told_to_end_leaves_the_episode_for_a_repair(cell):
+    """Nobody has said how it went, so it is not committed as anything."""
+    assert cell.call(START)[0]
+    cell.wait_for_messages(10)
+    cell.recorder.close()
+    store = bag_store.EpisodeStore(cell.root)
+    assert store.committed() == []
+    (result,) = repair(cell.root)
+    assert result.action == "committed"
+    assert facts_of(result.folder)["openvla.outcome"] == "unknown"
+    assert facts_of(result.folder)["openvla.interrupted"] == "true"
+
+
+def test_the_shipped_file_says_what_the_settings_say():
+    import dataclasses
+
+    content = yaml.safe_load((ROOT / "config" / "record.yaml").read_text())["/**/recorder_node"]["ros__parameters"]
+    fields = {field.name: field for field in dataclasses.fields(RecorderSettings)}
+    for name, value in content.items():
+        check_setting(fields[name], value)
+        default = fields[name].default
+        assert (list(default) if isinstance(default, tuple) else default) == value, name
+
+
+@pytest.mark.parametrize("entry", ["camera@", "camera@fast", "@5", "camera@-1", "camera@nan"])
+def test_entries_that_are_not_understood_are_refused(entry):
+    with pytest.raises(ConfigError, match="name@Hz"):
+        wanted_topics(RecorderSettings(topics=(entry,)))
+
+
+def test_a_topic_named_twice_is_refused():
+    with pytest.raises(ConfigError, match="twice"):
+        wanted_topics(RecorderSettings(topics=("instruction",)))
