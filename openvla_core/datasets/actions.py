@@ -1,7 +1,7 @@
 """The label of a step: what was done after its frame, from what was commanded or from where the arm went.
 
-Labels from measured states say what the arm did, whatever the commands were; BridgeV2 was labelled that way. All of them
-are rows of the convention card: `ActionConvention.difference` makes them, `ActionConvention.action` reads them back.
+Labels from measured states say what the arm did, whatever the commands were; BridgeV2 was labelled that way. All
+of them are rows of the convention card: `ActionConvention.difference` makes them, `ActionConvention.action` reads them.
 """
 
 from dataclasses import replace
@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from openvla_core import rotations
-from openvla_core.conventions import EULER_DIFFERENCE, ActionConvention
+from openvla_core.conventions import NO_ROTATION, ActionConvention
 from openvla_core.errors import DatasetError
 from openvla_core.types import Pose
 
@@ -31,8 +31,7 @@ def card_for(card: ActionConvention, rotation: str = "card") -> ActionConvention
         raise DatasetError(f"rotation is {rotation!r}; choose one of {', '.join(ROTATION_CHOICES)}.")
     if rotation == "card" or card.rotation == rotation:
         return card
-    default = {"default_rotation": (0.0, 0.0, 0.0, 1.0)} if card.rotation == EULER_DIFFERENCE else {}
-    return replace(card, name=f"{card.name}_rotation_vector", rotation=rotation, **default)
+    return replace(card, name=f"{card.name}_rotation_vector", rotation=rotation, default_rotation=NO_ROTATION)
 
 
 def to_poses(rows: np.ndarray) -> list[Pose]:

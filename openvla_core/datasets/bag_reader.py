@@ -116,7 +116,7 @@ def build_episode(recording: Recording, settings: ReadingSettings) -> Episode:
     card = labels.card_for(card_of(recording, settings), settings.rotation)
     streams = _with_opening(recording.streams, settings)
     instruction, span = instruction_of(recording, settings)
-    continuous = {role: streams[role] for role in ("pose", "joints", "gripper") if role in streams}
+    continuous: dict[str, Stream] = {role: streams[role] for role in ("pose", "joints", "gripper") if role in streams}
     if settings.actions == "target":
         _need(recording, "target")
         continuous["target"] = streams["target"]

@@ -46,8 +46,8 @@ class Stream:
     """N messages of one topic in the order of their arrival.
 
     stamps_ns (N,) int64: header stamps; arrival times where the type has no header or no stamp was ever set.
-    arrivals_ns (N,) int64: when each was recorded. values (N, n) float64, empty for pictures and text; rows of NaN where
-    a message could not be used. texts: for text. frames: the frame ids seen. names: of the columns of joint states.
+    arrivals_ns (N,) int64: when each was recorded. values (N, n) float64, empty for pictures and text; rows of NaN
+    where a message could not be used. texts: for text. frames: the frame ids seen. names: of the columns of joint states.
     stamped: true when stamps_ns are header stamps.
     """
 
@@ -154,7 +154,7 @@ def _explained(path: Path) -> Iterator[None]:
     except (ReaderError, AssertionError, EOFError, IndexError, KeyError, OSError, TypeError, ValueError,
             sqlite3.Error, struct.error) as error:  # fmt: skip
         raise DatasetError(
-            f"{path} is damaged ({str(error)[:200] or type(error).__name__}). Try `openvla record repair`, or leave it out."
+            f"{path} is damaged ({str(error)[:200] or type(error).__name__}). Try `openvla record repair`, or remove it."
         ) from error
 
 
@@ -288,9 +288,16 @@ class _Collector:
         width = max((len(row) for row in rows), default=0)
         values = [row if len(row) == width else np.full(width, np.nan) for row in rows]
         return Stream(
-            self.topic, self.kind, stamps if stamped else arrivals, arrivals, np.array(values).reshape(len(rows), width),
-            tuple(self.texts), tuple(self.frames), self.names, stamped,
-        )  # fmt: skip
+            self.topic,
+            self.kind,
+            stamps if stamped else arrivals,
+            arrivals,
+            np.array(values).reshape(len(rows), width),
+            tuple(self.texts),
+            tuple(self.frames),
+            self.names,
+            stamped,
+        )
 
 
 def frames_of(recording: Recording, role: str, indices: Sequence[int] | np.ndarray) -> BagFrames:
