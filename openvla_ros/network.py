@@ -101,6 +101,12 @@ def reachable_ports(pid: int | str = "self") -> list[str]:
     return sorted(found)
 
 
+def loopback_routed_on() -> list[str]:
+    """Network interfaces on which Linux was told to accept packets for 127.0.0.1 from outside (route_localnet)."""
+    switches = Path("/proc/sys/net/ipv4/conf").glob("*/route_localnet")
+    return sorted(switch.parent.name for switch in switches if switch.read_text(encoding="ascii").strip() == "1")
+
+
 def _is_loopback(address: IPv4Address | IPv6Address) -> bool:
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback

@@ -141,7 +141,14 @@ def verify(node: Node) -> None:
     mode = os.environ.get(network.MODE_VARIABLE)
     if mode == network.LAN and not check_security():
         node.get_logger().warning(network.OPEN_WARNING)
-    reachable = network.reachable_ports() if mode == network.LOOPBACK else []
+    if mode != network.LOOPBACK:
+        return
+    if network.loopback_routed_on():
+        node.get_logger().warning(
+            f"route_localnet is on for {', '.join(network.loopback_routed_on())}: machines of that network can reach "
+            "127.0.0.1 here, and with it this robot, unless a firewall stops them."
+        )
+    reachable = network.reachable_ports()
     if reachable:
         raise SecurityError(
             f"network:=loopback, but this process listens on {', '.join(reachable)}: others could command the robot. "
