@@ -157,7 +157,7 @@ class SafetyLimiter:
         """Replaces the plans by harder ones. Where a harder one would not fit, the one there is stops as well."""
         move, turn = self._move, self._turn
         harder = stopping.plan_stop(move.position, move.velocity, move.acceleration, self._stop_limits)
-        if harder.peak <= max(move.peak, self._limits.speed) and self._stays_in_box(harder, move.position):
+        if harder.peak <= self._limits.speed and self._stays_in_box(harder, move.position):
             self._move = harder
         harder = stopping.plan_stop(turn.position, turn.velocity, turn.acceleration, self._angular_stop_limits)
         if harder.peak <= self._angular_limits.speed and self._cone.holds(self.pose.quaternion, harder):

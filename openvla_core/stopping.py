@@ -202,7 +202,7 @@ def _largest(attempt: Callable[[float], tuple[float, Motion]], base: Motion, bas
     high, (high_excess, found) = 1.0, attempt(1.0)
     if high_excess <= 0.0:
         return found
-    for _ in range(6):
+    for _ in range(7):
         known = high_excess < math.inf and low_excess < 0.0
         part = min(max(low_excess / (low_excess - high_excess), 0.02), 0.98) if known else 0.5
         share = low + (high - low) * part
@@ -211,7 +211,7 @@ def _largest(attempt: Callable[[float], tuple[float, Motion]], base: Motion, bas
             high, high_excess = share, excess
             continue
         best, low, low_excess = found, share, excess
-        if excess > -1e-2:
+        if excess > -3e-3:
             break
     return best
 

@@ -1,16 +1,17 @@
 """Laws of the limits: whatever is asked for, what is sent stays inside them."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from openvla_core import rotations, safety
+from openvla_core import rotations, safety, stopping
 from openvla_core.errors import ConfigError
-from openvla_core.safety import GripperGate, SafetyLimiter, SafetySettings, limit_step
+from openvla_core.safety import SafetyLimiter, SafetySettings, limit_step
 from openvla_core.types import Action, Pose
 
 LIMITS = SafetySettings(
@@ -20,6 +21,7 @@ LIMITS = SafetySettings(
     max_angular_speed=1.5,
     max_angular_acceleration=8.0,
     stop_angular_acceleration=12.0,
+    start_ramp_s=0.0,
     workspace_low=(0.25, -0.35, 0.01),
     workspace_high=(0.75, 0.35, 0.60),
 )
@@ -44,102 +46,10 @@ inside = st.builds(
     vectors(st.floats(0.0, 1.0)),
     vectors(angle),
 )
-# A goal and how long it is followed; None brakes. Ticks are as irregular as a loaded machine makes them.
-phases = st.lists(
-    st.tuples(st.one_of(st.none(), poses(near), poses(wild)), st.integers(1, 20), st.floats(0.002, 0.2)),
-    min_size=1,
-    max_size=6,
-)
 
 
 def at(x=0.5, y=0.0, z=0.3) -> Pose:
     return Pose(np.array([x, y, z]), rotations.IDENTITY)
-
-
-def stream(start, script):
-    """(dt that counted, whether it braked, the pose sent) for every tick of the script."""
-    limiter = SafetyLimiter(LIMITS, start)
-    for goal, ticks, dt in script:
-        for _ in range(ticks):
-            pose = limiter.brake(dt) if goal is None else limiter.follow(goal, dt)
-            brakes = goal is None or not np.isfinite(goal.position).all()
-            yield min(dt, safety.LONGEST_TICK_S), brakes, pose
-
-
-@settings(max_examples=150, deadline=None)
-@given(inside, phases)
-def test_every_command_is_finite_inside_the_box_and_within_speed_and_acceleration(start, script):
-    before, velocity, angular = start, np.zeros(3), np.zeros(3)
-    for dt, braked, pose in stream(start, script):
-        assert np.isfinite(pose.position).all() and np.isfinite(pose.quaternion).all()
-        assert abs(np.linalg.norm(pose.quaternion) - 1.0) < 1e-9
-        assert pose.quaternion @ before.quaternion > 0, "the quaternion changed its sign"
-        assert (pose.position >= LOW - 1e-9).all() and (pose.position <= HIGH + 1e-9).all()
-
-        new_velocity = (pose.position - before.position) / dt
-        new_angular = rotations.rotation_between(before.quaternion, pose.quaternion) / dt
-        rounding = 1e-12 / dt + 1e-9
-        assert np.linalg.norm(new_velocity) <= LIMITS.max_speed + rounding
-        assert np.linalg.norm(new_angular) <= LIMITS.max_angular_speed + 1e-6
-        most = LIMITS.stop_acceleration if braked else LIMITS.max_acceleration
-        most_angular = LIMITS.stop_angular_acceleration if braked else LIMITS.max_angular_acceleration
-        assert np.linalg.norm(new_velocity - velocity) <= most * dt + 2 * rounding
-        assert np.linalg.norm(new_angular - angular) <= most_angular * dt + 2e-6
-        if braked:
-            assert np.linalg.norm(new_velocity) <= np.linalg.norm(velocity) + rounding
-        before, velocity, angular = pose, new_velocity, new_angular
-
-
-@settings(max_examples=30, deadline=None)
-@given(inside, phases)
-def test_the_same_inputs_give_the_same_bytes(start, script):
-    def log():
-        return [pose.position.tobytes() + pose.quaternion.tobytes() for _, _, pose in stream(start, script)]
-
-    assert log() == log()
-
-
-@settings(max_examples=50, deadline=None)
-@given(inside, inside)
-def test_a_goal_inside_the_box_is_reached_on_a_straight_line_without_overshoot(start, goal):
-    limiter = SafetyLimiter(LIMITS, start)
-    way = goal.position - start.position
-    length = np.linalg.norm(way)
-    for _ in range(150):
-        pose = limiter.follow(goal, TICK)
-        done = pose.position - start.position
-        if length > 1e-6:
-            along = done @ way / length
-            assert -1e-9 <= along <= length + 1e-9
-            assert np.linalg.norm(done - along * way / length) < 1e-6
-    assert np.linalg.norm(goal.position - pose.position) < 1e-6
-    assert np.linalg.norm(rotations.rotation_between(pose.quaternion, goal.quaternion)) < 1e-5
-
-
-@settings(max_examples=50, deadline=None)
-@given(inside, poses(near), st.integers(1, 40))
-def test_braking_ends_at_rest_within_the_stopping_distance_and_stays(start, goal, ticks):
-    limiter = SafetyLimiter(LIMITS, start)
-    for _ in range(ticks):
-        begin = limiter.follow(goal, TICK)
-    for _ in range(math.ceil(LIMITS.max_angular_speed / LIMITS.stop_acceleration / TICK) + 1):
-        end = limiter.brake(TICK)
-    assert limiter.at_rest
-    assert np.linalg.norm(end.position - begin.position) <= LIMITS.max_speed**2 / (2 * LIMITS.stop_acceleration) + 1e-9
-    assert np.array_equal(limiter.brake(TICK).position, end.position)
-
-
-@given(inside, poses(near))
-def test_a_lower_speed_limit_never_moves_further(start, goal):
-    fast, slow = (
-        SafetyLimiter(dataclasses.replace(LIMITS, max_speed=speed), start) for speed in (LIMITS.max_speed, 0.05)
-    )
-    for _ in range(10):
-        fast_pose, slow_pose = fast.follow(goal, TICK), slow.follow(goal, TICK)
-    assert (
-        np.linalg.norm(slow_pose.position - start.position)
-        <= np.linalg.norm(fast_pose.position - start.position) + 1e-9
-    )
 
 
 @given(poses(near))
@@ -198,6 +108,11 @@ def test_a_step_far_beyond_the_limit_is_a_wrong_unit_and_refused(size):
     assert safety.refusal(0.0, 5 * size, LIMITS) is not None
 
 
+def test_a_step_a_few_times_too_long_is_shortened_not_refused():
+    assert safety.refusal(4.0 * LIMITS.max_translation, 4.0 * LIMITS.max_rotation, LIMITS) is None
+    assert safety.refusal(0.0, 0.0, LIMITS) is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -206,6 +121,19 @@ def test_a_step_far_beyond_the_limit_is_a_wrong_unit_and_refused(size):
         {"max_translation": 0.1},
         {"max_rotation": 0.5},
         {"max_angular_speed": 3.0},
+        {"max_jerk": 501.0},
+        {"stop_jerk": 501.0},
+        {"max_angular_jerk": 2001.0},
+        {"stop_angular_jerk": 2001.0},
+        {"stop_acceleration": 4.1},
+        {"max_angular_acceleration": 16.1},
+        {"stop_angular_acceleration": 16.1},
+        {"gripper_interval_s": 0.29},
+        {"gripper_decisions": 0},
+        {"start_ramp_s": -0.1},
+        {"max_tilt": math.nan},
+        {"tool_axis": (0.0, 0.0, 0.0)},
+        {"cone_axis": (0.0, 1.0)},
         {"max_speed": math.nan},
         {"max_speed": -0.1},
         {"workspace_low": (0.8, -0.35, 0.01)},
@@ -218,23 +146,113 @@ def test_no_setting_goes_beyond_its_cap(changes):
         SafetyLimiter(dataclasses.replace(LIMITS, **changes), at())
 
 
-@given(st.lists(st.tuples(st.one_of(st.floats(0.0, 1.0), wild), st.floats(0.001, 0.3)), max_size=60))
-def test_the_gripper_toggles_at_most_every_interval(script):
-    gate = GripperGate(LIMITS)
-    now, toggled, before = 0.0, -math.inf, None
-    for opening, wait in script:
-        now += wait
-        command = gate.decide(opening, now)
-        assert command in (None, 0.0, 1.0)
-        if command != before:
-            assert now - toggled >= LIMITS.gripper_interval_s
-            toggled, before = now, command
+@pytest.mark.parametrize("pose", [None, Pose(np.full(3, np.nan), rotations.IDENTITY), Pose(np.zeros(3), np.zeros(4))])
+def test_a_stream_cannot_start_where_there_is_no_pose(pose):
+    with pytest.raises(ConfigError, match="finite position"):
+        SafetyLimiter(LIMITS, pose)
 
 
-def test_the_gripper_does_not_waver_within_its_hysteresis():
-    gate = GripperGate(LIMITS)
-    assert gate.decide(0.55, 0.0) is None
-    assert gate.decide(0.61, 1.0) == 1.0
-    assert gate.decide(0.41, 2.0) == 1.0
-    assert gate.decide(0.39, 3.0) == 0.0
-    assert gate.decide(0.59, 4.0) == 0.0
+def test_a_reset_without_a_pose_stands_still_where_the_stream_is():
+    limiter = SafetyLimiter(LIMITS, at())
+    for _ in range(10):
+        limiter.follow(at(x=0.7), TICK)
+    before = limiter.pose
+    limiter.reset(Pose(np.full(3, np.inf), rotations.IDENTITY))
+    assert limiter.at_rest and np.array_equal(limiter.pose.position, before.position)
+
+
+def test_an_action_that_is_not_finite_aims_where_the_arm_is():
+    limiter = SafetyLimiter(LIMITS, at())
+    for broken in (math.nan, math.inf):
+        goal, reasons = limiter.limit(Action(np.array([broken, 0.0, 0.0]), np.zeros(3), 1.0), at())
+        assert np.array_equal(goal.position, at().position) and reasons
+
+
+def test_within_the_limits_nothing_is_changed():
+    goal, reasons = SafetyLimiter(LIMITS, at()).limit(Action(np.array([0.02, 0.0, 0.0]), np.zeros(3), 1.0), at())
+    assert np.allclose(goal.position, [0.52, 0.0, 0.3]) and reasons == ()
+
+
+def test_a_stop_is_harder_than_following_and_is_finished_before_anything_is_followed():
+    limiter = SafetyLimiter(LIMITS, at())
+    for _ in range(20):
+        limiter.follow(at(x=0.7), TICK)
+    limiter.brake(TICK)
+    limiter.brake(TICK)
+    decelerations = []
+    while not limiter.at_rest:
+        before = math.hypot(*limiter.velocity)
+        limiter.follow(at(x=0.7), TICK)
+        decelerations.append((before - math.hypot(*limiter.velocity)) / TICK)
+    assert max(decelerations) > LIMITS.max_acceleration
+    limiter.follow(at(x=0.7), TICK)
+    assert not limiter.at_rest
+
+
+def test_standstill_from_full_speed():
+    """What the README says: 136 ms and 17 mm with the default profile."""
+    limiter = SafetyLimiter(SafetySettings(), at(x=0.3))
+    for _ in range(60):
+        start = limiter.follow(at(x=0.7), TICK)
+    assert np.isclose(np.linalg.norm(limiter.velocity), 0.25, atol=4e-3)
+    elapsed = 0.0
+    while not limiter.at_rest:
+        end = limiter.brake(0.001)
+        elapsed += 0.001
+    assert elapsed == pytest.approx(0.136, abs=0.003)
+    assert np.linalg.norm(end.position - start.position) == pytest.approx(0.0169, abs=5e-4)
+
+
+@pytest.mark.parametrize("direction", list(itertools.product([-1, 0, 1], repeat=3)))
+def test_full_speed_at_a_wall_ends_at_the_wall(direction):
+    limiter = SafetyLimiter(LIMITS, at())
+    goal = Pose(at().position + 5.0 * np.array(direction), rotations.IDENTITY)
+    for _ in range(150):
+        limiter.follow(goal, TICK)
+    assert np.allclose(limiter.pose.position, np.clip(goal.position, LOW, HIGH), atol=1e-6)
+
+
+def test_the_shorter_way_round_is_taken():
+    start, goal = (
+        rotations.from_rotation_vector(np.array([0, 0, 3.0])),
+        rotations.from_rotation_vector(np.array([0, 0, -3.0])),
+    )
+    limiter = SafetyLimiter(LIMITS, Pose(at().position, start))
+    turned = 0.0
+    for _ in range(100):
+        before = limiter.pose.quaternion
+        turned += rotations.rotation_between(before, limiter.follow(Pose(at().position, goal), TICK).quaternion)[2]
+    assert turned == pytest.approx(2 * math.pi - 6.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("side", [-1, 1])
+def test_from_outside_every_wall_the_arm_comes_straight_in(axis, side):
+    start = (LOW + HIGH) / 2
+    start[axis] = (LOW if side < 0 else HIGH)[axis] + 0.1 * side
+    limiter = SafetyLimiter(LIMITS, Pose(start, rotations.IDENTITY))
+    outwards = Pose(start + np.eye(3)[axis] * side, rotations.IDENTITY)
+    ways = [limiter.follow(outwards, TICK).position[axis] for _ in range(100)]
+    assert all(b * side <= a * side for a, b in itertools.pairwise([start[axis], *ways]))
+    assert ways[-1] == pytest.approx((LOW if side < 0 else HIGH)[axis], abs=1e-6)
+
+
+def test_a_harder_stop_that_would_not_fit_is_not_taken():
+    """It is not known to happen; the plan there is stops as well, only more gently."""
+    limiter = SafetyLimiter(dataclasses.replace(LIMITS, max_tilt=1.0, cone_axis=(0.0, 0.0, 1.0)), at())
+    goal = Pose(np.array([0.7, 0.0, 0.3]), rotations.from_rotation_vector(np.array([0.9, 0.0, 0.0])))
+    for _ in range(12):
+        limiter.follow(goal, TICK)
+    move, turn = limiter._move, limiter._turn
+    limiter._high = (limiter.pose.position[0] + 1e-4, *limiter._high[1:])
+    limiter._cone._max_tilt = 0.0
+    limiter._plan_stop()
+    assert limiter._move is move
+    assert limiter._turn.pieces != turn.pieces or limiter._turn is turn
+
+
+def test_an_acceleration_without_speed_is_taken_back_on_the_way_to_rest():
+    motion = stopping.plan_stop((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.5, 0.0, 0.0), stopping.Limits(1.0, 1.0, 50.0))
+    end = stopping.advance(motion, 10.0)
+    assert end.velocity == end.acceleration == (0.0, 0.0, 0.0) and end.position == pytest.approx(motion.end)
+    assert all(math.hypot(*jerk) <= 50.0 + 1e-9 for _, jerk in motion.pieces)

@@ -1,0 +1,109 @@
+"""The orientation cone: a tool that must point somewhere keeps pointing there."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openvla_core import rotations
+from openvla_core.orientation_cone import OrientationCone
+from openvla_core.safety import SafetyLimiter, SafetySettings
+from openvla_core.types import Action, Pose
+
+PLACE = np.array([0.5, 0.0, 0.3])
+DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # the tool's z axis points down
+LIMITS = SafetySettings(max_tilt=0.3, start_ramp_s=0.0)
+turns = st.lists(st.floats(-4.0, 4.0), min_size=3, max_size=3).map(np.array)
+
+
+def tilt(quaternion):
+    """The angle between the tool's z axis and straight down."""
+    return math.acos(min(max(-float(rotations.rotate(quaternion, np.array([0.0, 0.0, 1.0]))[2]), -1.0), 1.0))
+
+
+def tilted(*vector):
+    return rotations.multiply(rotations.from_rotation_vector(np.array(vector)), DOWN)
+
+
+def follow(limiter, quaternion, count=100):
+    return [limiter.follow(Pose(PLACE, quaternion), 0.02).quaternion for _ in range(count)]
+
+
+def test_the_goal_is_clamped_along_the_shortest_rotation_and_says_so():
+    limiter = SafetyLimiter(LIMITS, Pose(PLACE, DOWN))
+    start = Pose(PLACE, tilted(0.2, 0.0, 0.0))
+    goal, reasons = limiter.limit(Action(np.zeros(3), np.array([0.25, 0.0, 0.0]), 1.0), start)
+    assert rotations.rotation_between(DOWN, goal.quaternion) == pytest.approx([0.3, 0.0, 0.0], abs=1e-9)
+    assert reasons == ("goal tilted into the orientation cone",)
+
+
+@settings(max_examples=60, deadline=None)
+@given(turns)
+def test_clamping_turns_by_the_excess_and_twice_is_once(turn):
+    cone = OrientationCone((0.0, 0.0, 1.0), (0.0, 0.0, -2.0), 0.3)
+    quaternion = rotations.from_rotation_vector(turn)
+    clamped = cone.clamp(quaternion)
+    assert tilt(clamped) <= 0.3 + 1e-7
+    moved = np.linalg.norm(rotations.rotation_between(quaternion, clamped))
+    assert moved == pytest.approx(max(tilt(quaternion) - 0.3, 0.0), abs=1e-6)
+    assert cone.clamp(clamped) is clamped
+    assert cone.tilt(quaternion) == pytest.approx(tilt(quaternion), abs=1e-6)
+
+
+def test_an_open_cone_changes_nothing():
+    limiter = SafetyLimiter(dataclasses.replace(LIMITS, max_tilt=math.pi), Pose(PLACE, rotations.IDENTITY))
+    assert np.linalg.norm(rotations.rotation_between(follow(limiter, DOWN, 300)[-1], DOWN)) < 1e-6
+
+
+def test_the_stream_ends_at_the_edge_of_the_cone():
+    limiter = SafetyLimiter(LIMITS, Pose(PLACE, DOWN))
+    tilts = [tilt(q) for q in follow(limiter, tilted(0.0, 1.2, 0.0))]
+    assert max(tilts) <= 0.3 + 1e-6
+    assert tilts[-1] == pytest.approx(0.3, abs=1e-6)
+
+
+@pytest.mark.parametrize("max_tilt", [0.0, 0.3])
+def test_turning_about_the_axis_of_the_cone_is_free(max_tilt):
+    limiter = SafetyLimiter(dataclasses.replace(LIMITS, max_tilt=max_tilt), Pose(PLACE, DOWN))
+    goal = tilted(0.0, 0.0, 1.5)
+    assert np.linalg.norm(rotations.rotation_between(follow(limiter, goal, 150)[-1], goal)) < 1e-6
+
+
+@pytest.mark.parametrize("start", [tilted(0.9, 0.2, 0.0), rotations.IDENTITY, tilted(0.0, 0.301, 0.0)])
+def test_from_outside_it_only_comes_in_and_then_reaches_the_goal(start):
+    limiter = SafetyLimiter(LIMITS, Pose(PLACE, start))
+    goal = tilted(0.1, 0.0, 0.4)
+    before = tilt(start)
+    for quaternion in follow(limiter, goal, 500):
+        now = tilt(quaternion)
+        assert now <= max(before + 1e-7, 0.3 + 1e-6)
+        before = now
+    assert np.linalg.norm(rotations.rotation_between(quaternion, goal)) < 1e-6
+
+
+def test_a_stop_at_full_speed_stays_in_the_cone():
+    for count in range(1, 40):
+        limiter = SafetyLimiter(LIMITS, Pose(PLACE, tilted(-0.3, 0.0, 0.0)))
+        follow(limiter, tilted(0.3, 0.0, 0.0), count)
+        while not limiter.at_rest:
+            assert tilt(limiter.brake(0.02).quaternion) <= 0.3 + 1e-6
+
+
+def test_a_way_that_would_leave_the_cone_ends_at_its_edge():
+    """Both ends are inside, the shortest rotation between them is not: about its axis the tool swings far out."""
+    cone = dataclasses.replace(LIMITS, max_tilt=0.5)
+    start, goal = (
+        tilted(0.45, 0.0, 0.0),
+        rotations.multiply(tilted(0.0, 0.0, 2.0), rotations.from_rotation_vector(np.array([0.45, 0, 0]))),
+    )
+    limiter = SafetyLimiter(cone, Pose(PLACE, start))
+    assert max(tilt(q) for q in follow(limiter, goal, 300)) <= 0.5 + 1e-6
+
+
+def test_tool_axis_and_cone_axis_are_directions_of_any_length():
+    a = OrientationCone((0.0, 0.6, 0.8), (0.0, 1.0, 0.0), 0.2)
+    b = OrientationCone((0.0, 0.3, 0.4), (0.0, 0.2, 0.0), 0.2)
+    assert a.tilt(DOWN) == pytest.approx(b.tilt(DOWN)) == pytest.approx(math.pi - math.acos(0.6))
