@@ -1,4 +1,4 @@
-"""The recorder node: one bag per episode, begun and ended by services. It listens only; nothing it does moves an arm."""
+"""The recorder node: one bag per episode, begun and ended by services. It only listens; nothing here moves an arm."""
 
 import sys
 import time
@@ -91,9 +91,9 @@ class RecorderNode(Node):
 
     def note_instruction(self) -> None:
         """Keeps every change within an episode."""
-        if self.writing is not None and self.instruction:
-            if not self.instructions or self.instructions[-1][1] != self.instruction:
-                self.instructions.append([round(time.monotonic() - self.started_s, 3), self.instruction])
+        sentence = self.instruction
+        if self.writing is not None and sentence and (not self.instructions or self.instructions[-1][1] != sentence):
+            self.instructions.append([round(time.monotonic() - self.started_s, 3), sentence])
 
     def ask_for_card(self) -> None:
         """Asks the controller which convention card it follows, once it is there."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -87,7 +88,9 @@ class TopicTap:
         profiles = tuple(offered(info.qos_profile) for info in publishers)
         self.facts = TopicFacts(name + COMPRESSED * self._encodes, recorded_kind, definition, type_hash, profiles)
         self.problem = ""
-        self._node.create_subscription(message_class, name, self._on_message, listening(publishers), raw=True)
+        # The type hints of rclpy know no callback that also takes the times.
+        callback: Any = self._on_message
+        self._node.create_subscription(message_class, name, callback, listening(publishers), raw=True)
 
     def _on_message(self, data: bytes, info: dict) -> None:
         now_ns = info.get("received_timestamp") or time.time_ns()
