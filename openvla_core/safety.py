@@ -101,10 +101,11 @@ class SafetyLimiter:
         Returns:
             The goal in the base frame and one sentence per limit that changed it.
         """
-        translation, rotation, reasons = limit_step(action.translation, action.rotation, self.settings)
-        goal = _checked(rotations.moved(reference, translation, rotation))
-        if goal is None:
+        start = _checked(reference)
+        if start is None or not (np.isfinite(action.translation).all() and np.isfinite(action.rotation).all()):
             return self.pose, ("not a finite step: the goal is where the arm is",)
+        translation, rotation, reasons = limit_step(action.translation, action.rotation, self.settings)
+        goal = rotations.moved(start, translation, rotation)
         inside = self.clamp_to_box(goal.position)
         if not np.array_equal(inside, goal.position):
             reasons.append("goal moved into the workspace box")

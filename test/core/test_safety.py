@@ -166,6 +166,10 @@ def test_an_action_that_is_not_finite_aims_where_the_arm_is():
     for broken in (math.nan, math.inf):
         goal, reasons = limiter.limit(Action(np.array([broken, 0.0, 0.0]), np.zeros(3), 1.0), at())
         assert np.array_equal(goal.position, at().position) and reasons
+        goal, reasons = limiter.limit(Action(np.zeros(3), np.array([0.0, 0.0, broken]), 1.0), at())
+        assert np.array_equal(goal.quaternion, at().quaternion) and reasons
+        goal, reasons = limiter.limit(Action(np.zeros(3), np.zeros(3), 1.0), at(x=broken))
+        assert np.array_equal(goal.position, at().position) and reasons
 
 
 def test_within_the_limits_nothing_is_changed():
