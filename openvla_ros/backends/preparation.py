@@ -43,6 +43,10 @@ class Preparation:
             self._future = self._client.call_async(self._request)
         return self.done
 
+    def is_there(self) -> bool:
+        """Whether somebody offers the service."""
+        return self._client.service_is_ready()
+
     def problem(self) -> Problem | None:
         """BACKEND_ABSENT without the service, BACKEND_REFUSED when it says no, BACKEND_STARTING while it is asked."""
         now_s = time.monotonic()
@@ -61,7 +65,7 @@ class Preparation:
         """Notes whether the service is there; now_s is time.monotonic()."""
         if self._client.service_is_ready():
             self._present_s = now_s
-        elif now_s - self._present_s > ABSENT_S and self.done:
+        elif self.done:
             # When it comes back, it has forgotten what it agreed to.
             self.done, self._future, self._asked_s = False, None, float("-inf")
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from openvla_core.errors import ConfigError
 from openvla_core.types import Problem
 from openvla_ros import topics
 from openvla_ros.backends import RobotSettings, interface_packages
-from openvla_ros.backends.command_topic import ABSENT_S, CHECK_S
+from openvla_ros.backends.command_topic import ABSENT_S
 from openvla_ros.backends.franka_gripper import GRIPPERS
 from openvla_ros.backends.preparation import Preparation, first_problem, prepared
 
@@ -50,67 +51,61 @@ class Servo:
         """command_type: TWIST or POSE, as in ServoCommandType. Raises ConfigError when moveit_msgs is missing."""
         self._node = node
         self._name = own.node.rstrip("/")
-        self._command_type = command_type
-        self._steps: list[Preparation] = []
+        self._made_s = time.monotonic()
         self._status: Any = None
         self._code = 0
-        self._looked_s = float("-inf")
-        self._unknown_since_s = time.monotonic()
         self.api = own.api
+        self._steps: dict[str, list[Preparation]] = {}
+        # On Humble moveit_msgs has no ServoCommandType, and nobody needs it.
         if own.api == "jazzy" or (own.api == "auto" and os.environ.get("ROS_DISTRO") != "humble"):
-            interface_packages.load("moveit_msgs.srv.ServoCommandType")
+            self._steps["jazzy"] = self._jazzy_steps(command_type)
+        if own.api != "jazzy":
+            self._steps["humble"] = [
+                self._step(topics.Trigger, "start_servo", topics.Trigger.Request(), _trigger_refusal)
+            ]
         if own.api != "auto":
-            self._connect()
-        else:
-            self._find()
+            self._watch()
+
+    def _jazzy_steps(self, command_type: str) -> list[Preparation]:
+        kind = interface_packages.load("moveit_msgs.srv.ServoCommandType")
+        switch = kind.Request(command_type=getattr(kind.Request, command_type))
+        go_on = topics.SetBool.Request(data=False)
+        return [
+            self._step(kind, "switch_command_type", switch, _switch_refusal),
+            self._step(topics.SetBool, "pause_servo", go_on, _trigger_refusal),
+        ]
+
+    def _step(self, kind: Any, name: str, request: Any, refusal: Callable[[Any], str | None]) -> Preparation:
+        return Preparation(self._node, kind, f"{self._name}/{name}", request, refusal)
 
     def ready(self) -> bool:
         """True once Servo has agreed to take our commands; asks it when it has not."""
-        self._find()
-        return self.api != "auto" and prepared(self._steps)
+        return self._is_known() and prepared(self._steps[self.api])
 
     def problem(self) -> Problem | None:
         """BACKEND_ABSENT, BACKEND_STARTING and BACKEND_REFUSED about its services; SERVO_HALT from its status."""
-        self._find()
-        if self.api == "auto":
-            if time.monotonic() - self._unknown_since_s <= ABSENT_S:
+        if not self._is_known():
+            if time.monotonic() - self._made_s <= ABSENT_S:
                 return None
             sentence = f"{self._name} offers neither switch_command_type nor start_servo. Start MoveIt Servo."
             return Problem("BACKEND_ABSENT", sentence)
         halt = HALTS[self.api].get(self._code)
         stands = Problem("SERVO_HALT", f"MoveIt Servo stands still: {halt}.") if halt else None
-        return first_problem(self._steps) or stands
+        return first_problem(self._steps[self.api]) or stands
 
-    def _find(self) -> None:
-        now_s = time.monotonic()
-        if self.api != "auto" or now_s - self._looked_s < CHECK_S:
-            return
-        self._looked_s = now_s
-        names = {name for name, _ in self._node.get_service_names_and_types()}
-        for api, service in (("jazzy", "switch_command_type"), ("humble", "start_servo")):
-            if f"{self._name}/{service}" in names:
+    def _is_known(self) -> bool:
+        """Whether it is known which Servo this is: the one whose service is there."""
+        for api, steps in self._steps.items():
+            if self.api == "auto" and steps[0].is_there():
                 self.api = api
-                self._connect()
-                return
+                self._watch()
+        return self.api != "auto"
 
-    def _connect(self) -> None:
-        if self.api == "humble":
-            start = topics.Trigger.Request()
-            self._steps = [
-                Preparation(self._node, topics.Trigger, f"{self._name}/start_servo", start, _trigger_refusal)
-            ]
-            self._watch(topics.Int8, "data")
-            return
-        kind = interface_packages.load("moveit_msgs.srv.ServoCommandType")
-        switch = kind.Request(command_type=getattr(kind.Request, self._command_type))
-        unpause = topics.SetBool.Request(data=False)
-        self._steps = [
-            Preparation(self._node, kind, f"{self._name}/switch_command_type", switch, _switch_refusal),
-            Preparation(self._node, topics.SetBool, f"{self._name}/pause_servo", unpause, _trigger_refusal),
-        ]
-        self._watch(interface_packages.load("moveit_msgs.msg.ServoStatus"), "code")
+    def _watch(self) -> None:
+        kind, field = (topics.Int8, "data")
+        if self.api == "jazzy":
+            kind, field = interface_packages.load("moveit_msgs.msg.ServoStatus"), "code"
 
-    def _watch(self, kind: type, field: str) -> None:
         def on_status(message) -> None:
             self._code = getattr(message, field)
 
@@ -118,8 +113,9 @@ class Servo:
 
     def close(self) -> None:
         """Takes its clients and the status off the node."""
-        for step in self._steps:
-            step.close()
+        for steps in self._steps.values():
+            for step in steps:
+                step.close()
         if self._status is not None:
             self._node.destroy_subscription(self._status)
 

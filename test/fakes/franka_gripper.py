@@ -26,6 +26,7 @@ class FakeFrankaGripper(FakeRobot):
         super().__init__("franka_gripper", 30.0, **options)
         self.width = MAX_WIDTH
         self.object_width = self.declare_parameter("object_width", 0.0).value
+        self._servers: list[ActionServer] = []
         self.goals: list[tuple] = []  # (action, goal), also of rejected ones
         self._states_out = self.create_publisher(topics.JointState, "~/joint_states", topics.COMMAND)
         for kind, name, execute in (
@@ -33,7 +34,7 @@ class FakeFrankaGripper(FakeRobot):
             (Grasp, "grasp", self.execute_grasp),
             (GripperCommand, "gripper_action", self.execute_command),
         ):
-            ActionServer(
+            server = ActionServer(
                 self,
                 kind,
                 f"~/{name}",
@@ -41,6 +42,12 @@ class FakeFrankaGripper(FakeRobot):
                 goal_callback=self._goal_callback(name),
                 handle_accepted_callback=self._on_accepted,
             )
+            self._servers.append(server)
+
+    def close(self) -> None:
+        """Takes the actions off the graph."""
+        for server in self._servers:
+            server.destroy()
 
     def _goal_callback(self, name: str):
         def on_goal(goal) -> GoalResponse:

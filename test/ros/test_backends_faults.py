@@ -8,8 +8,9 @@ from openvla_core.arm_kinematics import load_arm
 from openvla_core.errors import ConfigError, KinematicsError
 from openvla_core.types import Pose, SafeAction
 from openvla_ros import topics
-from openvla_ros.backends import NAMES, make_backend
+from openvla_ros.backends import NAMES, interface_packages, make_backend
 
+MODES = "/wx250s/set_operating_modes"
 HOLD = SafeAction(HOME, None)
 WIDOWX = Settings(base_frame="wx250s/base_link", arm="wx250s")
 FR3_HOME = np.array([0.0, -0.785398, 0.0, -2.356194, 0.0, 1.570796, 0.785398])
@@ -55,7 +56,7 @@ def switch(robot, fault: str) -> None:
         ("servo_twist", Settings(), "/servo_node", "start_servo"),
         ("servo_pose", Settings(), "/servo_node", "switch_command_type"),
         ("joint_trajectory", Settings(), "/joint_states", "fr3_joint1"),
-        ("interbotix", WIDOWX, "/wx250s/set_operating_modes", "service"),
+        ("interbotix", WIDOWX, MODES, "service"),
     ],
 )
 def test_an_absent_robot_is_named_with_its_topic_and_type(world, name, settings, topic, kind):
@@ -174,6 +175,9 @@ def test_a_restarted_driver_is_asked_again_for_its_modes(world):
     world.nodes.remove(robot)
     robot.destroy_node()
     bench.until_problem("BACKEND_ABSENT", home)
+    client = world.peer.create_client(interface_packages.load("interbotix_xs_msgs.srv.OperatingModes"), MODES)
+    world.wait_for(lambda: not client.service_is_ready(), "the service is gone")
+    bench.backend.send(home, bench.now_ns())
     again = interbotix(world)
     world.wait_for(lambda: bench.backend.send(home, bench.now_ns()) or len(again.modes) == 2, "modes are set again")
 

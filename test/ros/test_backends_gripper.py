@@ -115,7 +115,7 @@ def _poses():
 
 def test_an_absent_gripper_is_told_without_stopping_the_arm(world):
     poses = world.listen(*_poses())
-    bench = gripper_bench(world, "franka", timeout_s=0.2)
+    bench = gripper_bench(world, "franka", timeout_s=0.2, name="/elsewhere")
     tick_until(bench, CLOSED, lambda: gripper_problem(bench), "the fault is told")
     assert "no action server" in gripper_problem(bench).sentence
     tick_until(bench, CLOSED, lambda: len(poses) > 3, "the arm is commanded")
