@@ -50,9 +50,9 @@ def name_cameras(keys: Sequence[str], chosen: Mapping[str, str] | None = None) -
     names = {key: _last_word(key) for key in keys}
     if PRIMARY not in names.values():
         outside = [key for key in keys if not _on_wrist(key)]
-        names |= {key: PRIMARY for key in outside[:1]}
+        names |= dict.fromkeys(outside[:1], PRIMARY)
     if WRIST not in names.values():
-        names |= {key: WRIST for key in [key for key in keys if _on_wrist(key)][:1]}
+        names |= dict.fromkeys([key for key in keys if _on_wrist(key)][:1], WRIST)
     return {name: key for key, name in names.items()}
 
 

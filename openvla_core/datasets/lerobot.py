@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +85,10 @@ class LeRobotV3Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for open_file in (self._data, self._episodes, self._sidecar, *self._videos.values()):
-            open_file.close()
+        with ExitStack() as files:
+            videos = (video.close for video in self._videos.values())
+            for close in (self._data.close, self._episodes.close, self._sidecar.close, *videos):
+                files.callback(close)
 
     def add(self, episode: Episode) -> None:
         if self._columns is None:
@@ -184,12 +187,11 @@ class LeRobotV3Source(LeRobotSource):
 
     def _video(self, index: int, key: str) -> tuple[Path, float]:
         row = self._episodes[index]
-        values = [row.get(f"videos/{key}/{name}") for name in ("chunk_index", "file_index", "from_timestamp")]
-        if None in values:
+        names = [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+        if any(not isinstance(row.get(name), (int, float)) for name in names):
             raise DatasetError(f"the episodes of {self.root} do not tell where the video of {key!r} is.")
-        template = str(self.info.get("video_path"))
-        path = file_at(self.root, template, video_key=key, chunk_index=values[0], file_index=values[1])
-        return path, float(values[2])
+        template, (chunk, file, start_s) = str(self.info.get("video_path")), (row[name] for name in names)
+        return file_at(self.root, template, video_key=key, chunk_index=chunk, file_index=file), float(start_s)
 
     def _task(self, task_index: int) -> str:
         if task_index not in self._tasks:
@@ -245,8 +247,12 @@ def whole_number(rate: float) -> float | int:
 def _write_tasks(root: Path, tasks: Mapping[str, int]) -> None:
     table = pa.table({"task_index": pa.array(np.arange(len(tasks))), TASK_COLUMN: list(tasks)})
     # pandas, which LeRobot reads this file with, takes the sentences as the names of the rows.
-    index = {"index_columns": [TASK_COLUMN], "column_indexes": [], "columns": [], "pandas_version": "2.0.0"}
-    table = table.replace_schema_metadata({"pandas": json.dumps(index)})
+    columns: list[dict[str, str | None]] = [
+        {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
+        {"name": None, "field_name": TASK_COLUMN, "pandas_type": "unicode", "numpy_type": "object"},
+    ]
+    described = {"index_columns": [TASK_COLUMN], "columns": [column | {"metadata": None} for column in columns]}
+    table = table.replace_schema_metadata({"pandas": json.dumps(described)})
     pq.write_table(table, root / TASKS_PATH)
 
 

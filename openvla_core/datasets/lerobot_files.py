@@ -1,4 +1,4 @@
-"""The files of a LeRobot data set: where they are, JSON and parquet that may be damaged, parquet that is cut by size."""
+"""The files of a LeRobot data set: where they are, JSON and parquet that may be damaged, parquet cut by size."""
 
 import json
 import re

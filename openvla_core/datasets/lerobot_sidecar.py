@@ -1,4 +1,4 @@
-"""What LeRobot has no place for, in two files beside its own that it ignores: meta/openvla.json and one line per episode.
+"""What LeRobot has no place for, in two files that it ignores: meta/openvla.json and a line for each episode.
 
 Names, outcomes, convention cards, operators, exact rates, and which part of observation.state is which.
 """
@@ -20,7 +20,8 @@ class SidecarWriter:
     """Writes both files; a card that many episodes share is written once."""
 
     def __init__(self, root: Path) -> None:
-        self._root, self._lines, self._cards = root, LineWriter(root / EPISODES), list[Any]()
+        self._root, self._lines = root, LineWriter(root / EPISODES)
+        self._cards: list[dict[str, Any]] = []
 
     def add(self, episode: Episode) -> None:
         self._lines.add(

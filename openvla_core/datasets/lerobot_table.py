@@ -1,4 +1,4 @@
-"""Episodes as rows of LeRobot's parquet files: the columns, what info.json says of them, and rows back into episodes."""
+"""Episodes as rows of LeRobot's parquet files: the columns, what info.json says of them, and columns read back."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,8 @@ RATE_TOLERANCE = 0.01  # of the rate: a recording at 4.98 Hz belongs to a data s
 class Columns:
     """The columns every episode of one data set has, fixed by its first episode.
 
-    cameras: name -> (height, width, 3). state: name -> (first, last + 1) within observation.state. fps: rows per second.
+    cameras: name -> (height, width, 3). state: name -> (first, last + 1) within observation.state.
+    fps: rows per second.
     """
 
     action_dim: int
@@ -71,7 +72,7 @@ class Columns:
             numbers[STATE] = [f"{name}_{i}" for name, (first, last) in self.state.items() for i in range(last - first)]
         features: dict[str, dict[str, Any]] = {}
         for name, shape in self.cameras.items():
-            feature = {"dtype": "image", "shape": list(shape), "names": ["height", "width", "channels"]}
+            feature: dict[str, Any] = {"dtype": "image", "shape": list(shape), "names": ["height", "width", "channels"]}
             if self.video:
                 feature |= {"dtype": "video", "info": _describe_video(self.fps, shape)}
             features[CAMERA + name] = feature
@@ -106,7 +107,7 @@ class Columns:
         described: dict[str, Any] = {}
         for key in order:
             feature = self.features()[key]
-            value = {"dtype": feature["dtype"], "_type": "Value"}
+            value: dict[str, Any] = {"dtype": feature["dtype"], "_type": "Value"}
             if feature["dtype"] == "image":
                 value = {"_type": "Image"}
             elif feature["shape"] != [1]:
@@ -143,8 +144,8 @@ def pictures(table: pa.Table, key: str) -> list[bytes]:
     column = table.column(key)
     if not pa.types.is_struct(column.type) or column.type.get_field_index("bytes") < 0:
         raise DatasetError(f"the column {key!r} has the type {column.type}; expected pictures (bytes and path).")
-    files = [row["bytes"] if row else None for row in column.to_pylist()]
-    if any(not data for data in files):
+    files: list[bytes] = [(row or {}).get("bytes") or b"" for row in column.to_pylist()]
+    if not all(files):
         raise DatasetError(f"the column {key!r} only has paths of pictures; embed them into the parquet files first.")
     return files
 

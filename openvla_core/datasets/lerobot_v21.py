@@ -1,6 +1,7 @@
 """LeRobot data sets of version 2.1: one parquet file and one video for each episode and camera, facts as JSON lines."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ class LeRobotV21Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for open_file in (*self._lines.values(), self._sidecar):
-            open_file.close()
+        with ExitStack() as files:
+            for close in (self._sidecar.close, *(lines.close for lines in self._lines.values())):
+                files.callback(close)
 
     def add(self, episode: Episode) -> None:
         if self._columns is None:
@@ -130,16 +132,12 @@ class LeRobotV21Source(LeRobotSource):
     def __init__(self, root: Path, cameras: Mapping[str, str] | None = None) -> None:
         super().__init__(root, cameras)
         self._tasks = {line.get("task_index"): line.get("task") for line in read_lines(self.root / "meta/tasks.jsonl")}
-        self._episodes = [line.get("episode_index") for line in read_lines(self.root / "meta/episodes.jsonl")]
-        if len(self._episodes) != self.info.get("total_episodes") or not all(
-            isinstance(i, int) for i in self._episodes
-        ):
-            told, there = self.info.get("total_episodes"), len(self._episodes)
-            raise DatasetError(f"{self.root} tells {told} episodes but lists {there}. Copy the data set again.")
-        self._episodes.sort()
-        self._per_chunk = self.info.get("chunks_size")
-        if not isinstance(self._per_chunk, int) or self._per_chunk < 1:
-            raise DatasetError(f"{self.root / INFO} has chunks_size {self._per_chunk!r}; expected a whole number.")
+        listed = [line.get("episode_index") for line in read_lines(self.root / "meta/episodes.jsonl")]
+        self._episodes = sorted(number for number in listed if isinstance(number, int))
+        told = self.info.get("total_episodes")
+        if len(self._episodes) != told:
+            raise DatasetError(f"{self.root} tells {told!r} episodes but lists {len(self._episodes)}. Copy it again.")
+        self._per_chunk = _above_zero(self.info.get("chunks_size"))
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -158,6 +156,13 @@ class LeRobotV21Source(LeRobotSource):
         return self._path(self.info.get("video_path"), index, video_key=key), 0.0
 
     def _task(self, task_index: int) -> str:
-        if not isinstance(self._tasks.get(task_index), str):
+        task = self._tasks.get(task_index)
+        if not isinstance(task, str):
             raise DatasetError(f"{self.root / 'meta/tasks.jsonl'} has no task {task_index}.")
-        return self._tasks[task_index]
+        return task
+
+
+def _above_zero(value: Any) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise DatasetError(f"{INFO} has chunks_size {value!r}; expected a whole number above 0.")
+    return value

@@ -34,8 +34,9 @@ class VideoWriter:
         exact = Fraction(rate_hz).limit_denominator(1001)
         self._frame_s = 1 / exact  # the frame number is the time stamp; the container turns it into its own units
         self._container: Any = av.open(str(path), "w")
-        self._stream = self._container.add_stream(CODEC, rate=exact, options=CODEC_OPTIONS)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, PIXEL_FORMAT
+        stream: Any = self._container.add_stream(CODEC, rate=exact, options=CODEC_OPTIONS)
+        stream.width, stream.height, stream.pix_fmt = width, height, PIXEL_FORMAT
+        self._stream = stream
 
     def add(self, frames: Frames) -> tuple[float, float]:
         """Appends the frames of an episode; returns where they begin and end, in seconds."""
@@ -59,7 +60,7 @@ class VideoWriter:
 
 
 class VideoFrames:
-    """The frames of an episode in a video: at start + times seconds, each within half a frame. Can be sent to workers."""
+    """The frames of an episode in a video: each within half a frame of start + times seconds. Picklable."""
 
     def __init__(self, path: Path, start_s: float, times_s: np.ndarray, rate_hz: float) -> None:
         self._path, self._times, self._half = path, start_s + np.asarray(times_s, np.float64), 0.5 / rate_hz
