@@ -167,7 +167,7 @@ def two_computers() -> Iterator[dict[str, Computer]]:
         yield computers
 
 
-def run_case(computers: dict[str, Computer], case: Case, count: int, rate_hz: float = 100.0) -> dict:
+def run_case(computers: dict[str, Computer], case: Case, count: int, patience_s: float = 8.0) -> dict:
     """Runs one case; returns its row."""
     robot = computers["robot"]
     other = robot if case.same_computer else computers["other"]
@@ -175,7 +175,7 @@ def run_case(computers: dict[str, Computer], case: Case, count: int, rate_hz: fl
         neighbour = start_listener(stack, robot, {}, False)[0] if case.neighbour else None
         listener, ready = start_listener(stack, robot, case.robot, case.ours)
         ours = network.MODE_VARIABLE in case.sender
-        sender = other.start("send", case.sender, ours, count=count, rate_hz=rate_hz)
+        sender = other.start("send", case.sender, ours, count=count, patience_s=patience_s)
         stack.callback(sender.kill)
         sent = last_line(sender)
         received = last_line(listener)["received"]

@@ -6,6 +6,7 @@ first node is made. The modes are explained in docs/network.md.
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -85,31 +86,53 @@ def _same(one: Path, other: Path) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class OpenSocket:
+    """A socket of a process that others can send to: a bound UDP socket, or a TCP socket that listens."""
+
+    protocol: str
+    address: IPv4Address | IPv6Address
+    port: int
+
+    @property
+    def reachable(self) -> bool:
+        """Whether that can be done from outside this machine."""
+        return not (getattr(self.address, "ipv4_mapped", None) or self.address).is_loopback
+
+
 def reachable_ports(pid: int | str = "self") -> list[str]:
     """Ports of a process that others could send to from outside this machine, such as 'udp 0.0.0.0:7400'.
 
-    Every bound UDP socket counts, and every TCP socket that listens, unless its address is a loopback one. Linux only;
-    empty elsewhere.
+    Linux only; empty elsewhere.
     """
+    return sorted(f"{each.protocol} {each.address}:{each.port}" for each in open_sockets(pid) if each.reachable)
+
+
+def open_sockets(pid: int | str = "self") -> list[OpenSocket]:
+    """What a process listens on, by the kernel's tables. Linux only; empty elsewhere."""
     own = set(_socket_numbers(pid))
     found = []
-    for protocol in ("udp", "udp6", "tcp", "tcp6"):
-        for address, port, connected, number in _sockets(Path(f"/proc/{pid}/net/{protocol}")):
-            # A connected UDP socket hears only its peer; a TCP socket that is connected has been asked for.
-            if number in own and not connected and not _is_loopback(address):
-                found.append(f"{protocol.rstrip('6')} {address}:{port}")
-    return sorted(found)
+    for table in ("udp", "udp6", "tcp", "tcp6"):
+        path = Path(f"/proc/{pid}/net/{table}")
+        for line in path.read_text(encoding="ascii").splitlines()[1:] if path.is_file() else []:
+            fields = line.split()
+            protocol = table.rstrip("6")
+            if fields[9] in own and _is_open(protocol, peer=fields[2], state=fields[3]):
+                address, port = fields[1].split(":")
+                found.append(OpenSocket(protocol, _address(address), int(port, 16)))
+    return found
+
+
+def _is_open(protocol: str, peer: str, state: str) -> bool:
+    """A connected UDP socket hears only its peer; a TCP socket that is connected has been asked for."""
+    listening = "0A"
+    return state == listening if protocol == "tcp" else int(peer.split(":")[1], 16) == 0
 
 
 def loopback_routed_on() -> list[str]:
     """Network interfaces on which Linux was told to accept packets for 127.0.0.1 from outside (route_localnet)."""
     switches = Path("/proc/sys/net/ipv4/conf").glob("*/route_localnet")
     return sorted(switch.parent.name for switch in switches if switch.read_text(encoding="ascii").strip() == "1")
-
-
-def _is_loopback(address: IPv4Address | IPv6Address) -> bool:
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 def _socket_numbers(pid: int | str) -> Iterator[str]:
@@ -121,18 +144,6 @@ def _socket_numbers(pid: int | str) -> Iterator[str]:
             continue  # closed meanwhile, such as the one that lists this folder
         if target.startswith("socket:["):
             yield target[len("socket:[") : -1]
-
-
-def _sockets(table: Path) -> Iterator[tuple[IPv4Address | IPv6Address, int, bool, str]]:
-    """Rows of a table of /proc/net: local address, local port, whether it is connected, number of the socket."""
-    lines = table.read_text(encoding="ascii").splitlines()[1:] if table.is_file() else []
-    for line in lines:
-        fields = line.split()
-        address, port = fields[1].split(":")
-        listening_tcp = "0A"
-        is_tcp = table.name.startswith("tcp")
-        connected = fields[3] != listening_tcp if is_tcp else int(fields[2].split(":")[1], 16) != 0
-        yield _address(address), int(port, 16), connected, fields[9]
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
