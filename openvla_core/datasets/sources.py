@@ -1,0 +1,139 @@
+"""Single steps of a data set by their number, which is all that a shuffled order needs."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from openvla_core.datasets.chunking import chunk_actions, relative_mask
+from openvla_core.datasets.episode import PRIMARY, Episode, EpisodeSource
+from openvla_core.errors import DatasetError
+from openvla_core.images import decode_compressed
+
+
+@dataclass(frozen=True)
+class Step:
+    """One frame, what was asked for, and what was done.
+
+    image: a JPEG or PNG file, or (H, W, 3) uint8 RGB. actions (1 + future, D) float32: of this step and the following
+    ones, in the units of the data set. state: name -> (n,) float32.
+    """
+
+    dataset: str
+    episode: int
+    index: int
+    image: bytes | np.ndarray
+    instruction: str
+    actions: np.ndarray
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def pixels(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, by the accurate cosine transform: OpenCV and Pillow give the same pixels."""
+        return decode_compressed(self.image) if isinstance(self.image, bytes) else self.image
+
+
+class StepSource(Protocol):
+    """N steps of one data set. block_ends (B,) int64: where each shard ends, in steps; steps of one shard lie together.
+
+    Fetching a step must not depend on what was fetched before, and must be possible in any process.
+    """
+
+    name: str
+
+    @property
+    def block_ends(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Step: ...
+
+
+class EpisodeSteps:
+    """The steps of episodes that can be opened by number, such as a folder of bags or a LeRobot data set.
+
+    Every step of a shuffled order lies in another episode, so opening one should be cheap. Where it is not (bags,
+    video), write shards first: openvla_core.datasets.shard_writer.
+    """
+
+    def __init__(
+        self,
+        source: EpisodeSource,
+        future: int = 0,
+        relative: np.ndarray | None = None,
+        camera: str = PRIMARY,
+        lengths: Sequence[int] | None = None,
+        keep_open: int = 4,
+    ) -> None:
+        """future: following actions per step. relative (D,) bool: by default all numbers but the last, the gripper.
+
+        lengths: steps per episode, 0 for one that is left out; None counts them by opening every episode once and
+        leaves out those without an instruction. keep_open: episodes held in memory, per process.
+        """
+        self.name = source.name
+        self._source, self._future, self._relative, self._camera = source, future, relative, camera
+        counted = usable_lengths(source) if lengths is None else lengths
+        self._ends = np.cumsum(np.asarray(counted, dtype=np.int64))
+        self._open: OrderedDict[int, tuple[Episode, np.ndarray]] = OrderedDict()
+        self._keep_open = keep_open
+        if len(self._ends) != len(source):
+            raise DatasetError(f"{self.name}: {len(self._ends)} lengths for {len(source)} episodes; give one for each.")
+
+    @property
+    def block_ends(self) -> np.ndarray:
+        return self._ends
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> Step:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        step = index - (int(self._ends[number - 1]) if number else 0)
+        episode, chunks = self._opened(number)
+        frames = episode.images[self._camera]
+        encoded = frames.encoded(step)
+        return Step(
+            dataset=self.name,
+            episode=number,
+            index=step,
+            image=frames[step] if encoded is None else encoded,
+            instruction=episode.instruction,
+            actions=chunks[step],
+            state={name: values[step] for name, values in episode.state.items()},
+        )
+
+    def _opened(self, number: int) -> tuple[Episode, np.ndarray]:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        episode = self._source[number]
+        relative = relative_mask(episode.actions.shape[1]) if self._relative is None else self._relative
+        self._open[number] = episode, chunk_actions(episode.actions, relative, future=self._future)
+        if len(self._open) > self._keep_open:
+            self._open.popitem(last=False)
+        return self._open[number]
+
+
+def usable_lengths(episodes: Iterable[Episode]) -> list[int]:
+    """Steps per episode; 0 where there is no instruction, since nothing can be learned about words from it."""
+    return [len(episode) if episode.instruction.strip() else 0 for episode in episodes]
+
+
+class MadeSteps:
+    """Steps that a function makes from their number: for benchmarks and for tests of what comes after."""
+
+    def __init__(self, name: str, ends: np.ndarray, make: Callable[[int], Step]) -> None:
+        """ends (B,): where each episode ends, in steps."""
+        self.name = name
+        self._ends, self._make = np.asarray(ends, dtype=np.int64), make
+
+    @property
+    def block_ends(self) -> np.ndarray:
+        return self._ends
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Step:
+        return self._make(index)
