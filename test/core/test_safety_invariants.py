@@ -93,7 +93,9 @@ starts = st.builds(
 def carry_out(profile, start, script):
     """The poses of a script, each checked when it is sent."""
     limiter = SafetyLimiter(profile, start)
-    checker = StreamChecker(profile, start)
+    assert np.array_equal(limiter.pose.position, start.position)  # I12: it begins where the arm is
+    assert np.allclose(limiter.pose.quaternion, start.quaternion, atol=1e-12)
+    checker = StreamChecker(profile, limiter.pose)
     sent = []
     for kind, goal, count, dt, jitter, drift in script:
         if kind == "reset":
