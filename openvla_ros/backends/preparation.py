@@ -55,7 +55,8 @@ class Preparation:
             return Problem(
                 "BACKEND_ABSENT", f"there is no service {self._name}. Start the robot's driver or controller."
             )
-        if self.done or self._asked_s == float("-inf"):
+        # Once asked, the answer is waited for even when no further command comes.
+        if self._asked_s == float("-inf") or self.step():
             return None
         if self._sentence:
             return Problem("BACKEND_REFUSED", f"{self._name} refuses: {self._sentence}")

@@ -147,6 +147,14 @@ def test_a_servo_that_refuses_gets_no_command_until_it_agrees(world, api):
     bench.connect(HOLD, robot.received)
 
 
+def test_the_answer_of_a_service_is_noticed_without_a_further_command(world):
+    servo(world, "humble")
+    bench = Bench(world, "servo_twist", gripper="none")
+    world.wait_for(lambda: bench.backend.send(HOLD, bench.now_ns()) or bench.backend.problem(), "the question is sent")
+    assert bench.backend.problem().code == "BACKEND_STARTING"
+    bench.until_healthy()
+
+
 @pytest.mark.parametrize("api", ["humble", "jazzy"])
 def test_a_servo_that_halts_is_a_problem_while_it_does(world, api):
     robot = servo(world, api)
