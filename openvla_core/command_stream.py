@@ -30,6 +30,7 @@ class CommandStream:
         self._rest_since_s = math.inf
         self._off_since_s = math.inf
         self.rebase_wanted = False
+        self._chunks = 0
 
     @property
     def is_on(self) -> bool:
@@ -86,6 +87,7 @@ class CommandStream:
     def take(self, goals: Sequence[Goal], now_s: float, period_s: float) -> None:
         """Aims at the goals of one chunk, one per period, in place of all earlier ones."""
         assert self._limiter is not None and self._adapter is not None
+        self._chunks += 1
         glide_s = self._settings.interpolation * period_s
         self._adapter.take(self._limiter.pose, goals, now_s, glide_s, period_s)
 
@@ -97,7 +99,7 @@ class CommandStream:
         goal = self._adapter.target(now_s)
         self._limiter.follow(goal.pose, dt)
         if goal.gripper is not None:
-            self._gripper.decide(goal.gripper, now_s)
+            self._gripper.decide(goal.gripper, now_s, action=self._chunks)
         return self._command(now_s)
 
     def hold(self, now_s: float, dt: float, measured: Pose | None, measured_s: float) -> SafeAction:

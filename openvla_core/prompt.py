@@ -52,6 +52,7 @@ def clean_instruction(text: str) -> str:
             f"the instruction has {len(cleaned)} characters; send at most {MAX_INSTRUCTION_CHARACTERS}."
         )
     hidden = {c for c in cleaned if unicodedata.category(c) in _HIDDEN_CATEGORIES and c not in _JOINERS}
+    hidden |= {"\ufffd"} & set(cleaned)  # stands for a character that was lost on the way
     if hidden:
         names = ", ".join(sorted(f"U+{ord(c):04X}" for c in hidden))
         raise InstructionError(f"the instruction contains control characters ({names}); send one line of plain text.")

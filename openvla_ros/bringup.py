@@ -19,7 +19,8 @@ from openvla_ros.node_support import EXIT_CONFIG, PARENT_VARIABLE
 from openvla_ros.system import ProcessSpec, SystemArguments, arguments_from, describe_system
 
 TERM_WITHIN_S = 10.0
-ORDERLY_S = 1.0  # how long the next process in STOP_ORDER waits for the one before it
+RESTART_WINDOW_S = 60.0
+ORDERLY_S = 2.0  # how long the next process in STOP_ORDER waits for the one before it
 # First what gives orders, then what carries them out.
 STOP_ORDER = ("say", "policy_node", "controller_node", "sim_node")
 
@@ -43,6 +44,8 @@ class ProcessGroup:
         self.processes: dict[str, subprocess.Popen] = {}
         self._logs: dict[str, IO[bytes]] = {}
         self._threads: list[threading.Thread] = []
+        self._restarts: dict[str, list[float]] = {}
+        self._show = show
         try:
             for spec in specs:
                 self._start(spec, show)
@@ -54,7 +57,10 @@ class ProcessGroup:
         log: IO[bytes] | None = None
         if self.log_folder is not None:
             self.log_folder.mkdir(parents=True, exist_ok=True)
-            log = self._logs[spec.name] = (self.log_folder / f"{spec.name}.log").open("wb")
+            if spec.name in self._logs:  # a restart goes on in the same file
+                self._logs[spec.name].close()
+            mode = "ab" if spec.name in self._logs else "wb"
+            log = self._logs[spec.name] = (self.log_folder / f"{spec.name}.log").open(mode)
         output: Any = subprocess.PIPE if show else (log or subprocess.DEVNULL)
         process = subprocess.Popen(
             command(spec),
@@ -69,6 +75,16 @@ class ProcessGroup:
             thread = threading.Thread(target=relay, args=(spec.name, process.stdout, log), daemon=True)
             thread.start()
             self._threads.append(thread)
+
+    def restart(self, name: str) -> bool:
+        """Starts a process anew that ended by a failure; False when it has failed too often within a minute."""
+        now_s = time.monotonic()
+        recent = [when_s for when_s in self._restarts.get(name, []) if now_s - when_s < RESTART_WINDOW_S]
+        if len(recent) >= self.specs[name].restarts:
+            return False
+        self._restarts[name] = [*recent, now_s]
+        self._start(self.specs[name], self._show)
+        return True
 
     def ended(self) -> dict[str, int]:
         """Exit code of each process that has ended."""
@@ -187,6 +203,11 @@ def _watch(group: ProcessGroup) -> int:
             if group.specs[name].essential or (name == "policy_node" and code == EXIT_CONFIG):
                 print(f"{name} ended with exit code {code}; stopping the others.", flush=True)
                 return code or 1
+            if code and code != EXIT_CONFIG and group.restart(name):
+                print(
+                    f"{name} ended with exit code {code}; it is started anew and waits for an instruction.", flush=True
+                )
+                continue
             if name not in told and code:
                 print(f"{name} ended with exit code {code}; the others go on. Ctrl-C stops them.", flush=True)
             told.add(name)

@@ -1,7 +1,10 @@
 """The described processes as actions of `ros2 launch`. Needs launch and launch_ros; only launch files use it."""
 
+import inspect
+from typing import Any
+
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.actions import DeclareLaunchArgument, ExecuteLocal, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -33,7 +36,10 @@ def start_nodes(context: LaunchContext) -> list[Node]:
 
 def node_action(spec: ProcessSpec) -> Node:
     """One process as an action; when an essential one ends, launch stops the others."""
-    details = {"on_exit": Shutdown(reason=f"{spec.name} ended")} if spec.essential else {}
+    details: dict[str, Any] = {"on_exit": Shutdown(reason=f"{spec.name} ended")} if spec.essential else {}
+    # Without the limit, as on Humble, a wrong setting would be tried for ever.
+    if spec.restarts and "respawn_max_retries" in inspect.signature(ExecuteLocal.__init__).parameters:
+        details |= {"respawn": True, "respawn_delay": 1.0, "respawn_max_retries": spec.restarts}
     return Node(
         package="openvla_ros",
         executable=spec.executable,

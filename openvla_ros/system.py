@@ -6,17 +6,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openvla_core.arm_chains import CHAINS
 from openvla_core.config import setting, settings_from_mapping
 from openvla_core.errors import ConfigError
 from openvla_core.sim.rendering import headless_environment
 from openvla_ros import preflight, topics
+from openvla_ros.backends import NAMES as BACKENDS
 from openvla_ros.network import MODES
 from openvla_ros.share import share_folder
 
-ROBOTS = ("sim",)
+ROBOTS = ("sim", "franka", "widowx")
 # The checkpoint a robot uses when none is named, relative to the share folder.
 DEFAULT_CHECKPOINTS = {"sim": "checkpoints/openvla-tiny-sim"}
 CARD_NAME = "action_convention.json"
+# Where a robot's driver publishes what it measures, where that is not where we listen.
+ROBOT_TOPICS = {
+    "franka": {topics.CURRENT_POSE: "franka_robot_state_broadcaster/current_pose"},
+    "widowx": {topics.JOINT_STATES: "wx250s/joint_states"},
+}
+BACKEND_TOPICS = {"crisp": {topics.CURRENT_POSE: "current_pose"}}  # CRISP publishes the pose it controls
+DEFAULT_BACKENDS = {"sim": "sim", "franka": "crisp", "widowx": "interbotix"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +34,11 @@ class SystemArguments:
 
     robot: str = setting("sim", "Robot to run: its settings are config/robots/<robot>.yaml", choices=ROBOTS)
     checkpoint: str = setting("", "Directory of the checkpoint; empty takes the one shipped for the robot")
-    convention: str = setting("", "Path of the action convention card; empty takes the checkpoint's own")
+    convention: str = setting(
+        "", "Action convention card: a path, or the name of one in config/conventions; empty takes the checkpoint's own"
+    )
+    backend: str = setting("", "How commands reach the robot; empty takes the robot's own", choices=("", *BACKENDS))
+    arm: str = setting("", "Arm of the robot, when it is not the one in its settings", choices=("", *sorted(CHAINS)))
     device: str = setting("", "Where the model runs: cpu, cuda or cuda:N")
     dtype: str = setting("", "Number format of the weights", choices=("", "float32", "bfloat16", "float16"))
     unnorm_key: str = setting("", "Data set whose statistics scale the actions, when the checkpoint has several")
@@ -33,7 +46,15 @@ class SystemArguments:
     temperature: str = setting("", "0 takes the likeliest token, above 0 draws one")
     seed: str = setting("", "Seed of the draws when temperature is above 0")
     rate_hz: str = setting("", "Actions per second; empty takes the rate of the convention card")
-    dry_run: str = setting("", "Let the controller publish everything but commands", choices=("", "true", "false"))
+    dry_run: str = setting(
+        "", "Publish everything but commands; empty: true for real robots", choices=("", "true", "false")
+    )
+    start: str = setting(
+        "", "Follow actions at once; empty: only the simulated arm, others wait for ~/start",
+        choices=("", "true", "false"),
+    )  # fmt: skip
+    pose_topic: str = setting("", "Measured pose of the tool, geometry_msgs/PoseStamped; empty takes the robot's own")
+    joint_topic: str = setting("", "Measured joints, sensor_msgs/JointState; empty takes the robot's own")
     camera_topic: str = setting(topics.CAMERA_IMAGE, "Camera images the policy reads")
     image_transport: str = setting("", "Type of the camera topic", choices=("", "raw", "compressed"))
     instruction_topic: str = setting(topics.INSTRUCTION, "Sentences to follow, std_msgs/String")
@@ -55,7 +76,8 @@ class ProcessSpec:
     """One process of the system: a node, what it runs and what it is told.
 
     module: what `python -m` runs; executable: the same in lib/openvla_ros. Parameter files are read in order, then
-    `parameters`. essential: when this process ends, the others are stopped too.
+    `parameters`. essential: when this process ends, the others are stopped too. restarts: how often within a minute it
+    is started anew after it failed, other than by a wrong setting.
     """
 
     name: str
@@ -67,6 +89,7 @@ class ProcessSpec:
     remappings: tuple[tuple[str, str], ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     essential: bool = True
+    restarts: int = 0
 
     @property
     def enclave(self) -> str:
@@ -97,30 +120,31 @@ def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
     for path in files:
         if not path.is_file():
             raise ConfigError(f"there is no parameter file {path}. Give the path of a YAML file.")
-    remappings = tuple(
-        (name, wanted)
-        for name, wanted in (
-            (topics.CAMERA_IMAGE, arguments.camera_topic),
-            (topics.INSTRUCTION, arguments.instruction_topic),
-        )
-        if wanted != name
-    )
     common: dict[str, Any] = {
         "namespace": arguments.namespace.strip("/"),
         "parameter_files": tuple(files),
-        "remappings": remappings,
+        "remappings": remappings(arguments),
     }
 
     specs = []
     if arguments.robot == "sim":
         environment = {**headless_environment(), **single_thread()}
         specs.append(node_spec("sim_node", environment=environment, **common))
-    card = arguments.convention or str(checkpoint / CARD_NAME)
-    controller = _given(convention=card, dry_run=_flag(arguments.dry_run))
+    given_card = card_path(arguments.convention, share)
+    chain = CHAINS.get(arguments.arm)
+    controller = _given(
+        convention=given_card or str(checkpoint / CARD_NAME),
+        backend=arguments.backend,
+        dry_run=_flag(arguments.dry_run),
+        start_when_active=_flag(arguments.start),
+        arm=arguments.arm,
+        base_frame=chain and chain.base_link,
+        tool_link=chain and chain.tool_link,
+    )
     specs.append(node_spec("controller_node", parameters=controller, environment=single_thread(), **common))
     policy = _given(
         checkpoint=str(checkpoint),
-        convention=arguments.convention,
+        convention=given_card,
         device=arguments.device,
         dtype=arguments.dtype,
         unnorm_key=arguments.unnorm_key,
@@ -132,7 +156,9 @@ def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
     )
     # The controller outlives the policy: it then holds the arm.
     threads = single_thread() if arguments.robot == "sim" else {}
-    specs.append(node_spec("policy_node", parameters=policy, environment=threads, essential=False, **common))
+    specs.append(
+        node_spec("policy_node", parameters=policy, environment=threads, essential=False, restarts=3, **common)
+    )
     if arguments.instruction:
         parameters = {"instruction": arguments.instruction}
         specs.append(node_spec("say", parameters=parameters, essential=False, **{**common, "parameter_files": ()}))
@@ -144,13 +170,35 @@ def node_spec(name: str, **details: Any) -> ProcessSpec:
     return ProcessSpec(name=name, module=f"openvla_ros.{name}", executable=name, **details)
 
 
+def remappings(arguments: SystemArguments) -> tuple[tuple[str, str], ...]:
+    """Topics with another name for this robot, its backend or by these arguments; the last one counts."""
+    backend = arguments.backend or DEFAULT_BACKENDS[arguments.robot]
+    given = _given(
+        **{
+            topics.CAMERA_IMAGE: arguments.camera_topic,
+            topics.INSTRUCTION: arguments.instruction_topic,
+            topics.CURRENT_POSE: arguments.pose_topic,
+            topics.JOINT_STATES: arguments.joint_topic,
+        }
+    )
+    wanted = {**ROBOT_TOPICS.get(arguments.robot, {}), **BACKEND_TOPICS.get(backend, {}), **given}
+    return tuple((name, new) for name, new in wanted.items() if new != name)
+
+
+def card_path(convention: str, share: Path) -> str:
+    """The path of a card given by its path or by its name in config/conventions; empty when none was given."""
+    shipped = share / "config" / "conventions" / f"{convention}.yaml"
+    return str(shipped) if convention and "/" not in convention and shipped.is_file() else convention
+
+
 def checkpoint_folder(arguments: SystemArguments, share: Path) -> Path:
     """The directory of the checkpoint, given or shipped. Raises ConfigError when there is none."""
-    folder = (
-        Path(arguments.checkpoint).expanduser()
-        if arguments.checkpoint
-        else share / DEFAULT_CHECKPOINTS[arguments.robot]
-    )
+    if not arguments.checkpoint and arguments.robot not in DEFAULT_CHECKPOINTS:
+        raise ConfigError(
+            f"no checkpoint is shipped for the robot {arguments.robot}. Give the directory of one as checkpoint."
+        )
+    given = Path(arguments.checkpoint).expanduser()
+    folder = given if arguments.checkpoint else share / DEFAULT_CHECKPOINTS[arguments.robot]
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f"there is no checkpoint at {folder} (no config.json). Give the directory of a checkpoint in OpenVLA's "

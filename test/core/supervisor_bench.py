@@ -11,7 +11,10 @@ from openvla_core.supervisor import Supervisor, SupervisorSettings
 from openvla_core.types import Pose
 
 CARD = load_convention(Path(__file__).parents[2] / "config/conventions/sim_tabletop.yaml")
-SETTINGS = SupervisorSettings(max_speed=0.4, max_acceleration=3.0, stop_acceleration=4.0)
+SETTINGS = SupervisorSettings(
+    max_speed=0.4, max_acceleration=3.0, stop_acceleration=4.0, max_jerk=500.0, stop_jerk=500.0, start_ramp_s=0.0,
+    gripper_decisions=1,
+)  # fmt: skip
 FORWARD = (0.03, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 TICK = 0.02
 HOME = Pose(np.array([0.45, 0.0, 0.30]), np.array([1.0, 0.0, 0.0, 0.0]))

@@ -258,6 +258,16 @@ def test_the_gripper_stays_as_it_is_while_holding():
     assert bench.sent[-1].safe.gripper == 0.0
 
 
+def test_one_action_carried_out_over_many_ticks_is_one_decision_about_the_gripper():
+    bench = Bench(limits=dataclasses.replace(SETTINGS, gripper_decisions=2))
+    bench.act(age_s=0.0)
+    bench.run(0.2)
+    assert bench.sent[-1].safe.gripper is None
+    bench.act(age_s=0.0)
+    bench.run(TICK)
+    assert bench.sent[-1].safe.gripper == 1.0
+
+
 def test_an_arm_that_does_not_follow_ends_in_a_hold_where_it_is():
     bench = Bench(card=dataclasses.replace(CARD, reference="commanded"))
     bench.arm_follows = False

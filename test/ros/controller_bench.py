@@ -25,6 +25,7 @@ PARAMETERS = {
     "start_when_active": True,
     "max_speed": 0.4,
     "max_acceleration": 3.0,
+    "gripper_decisions": 1,
     "max_observation_age_s": 1.0,
     "max_pose_age_s": 0.5,
     "max_tracking_error": 0.3,

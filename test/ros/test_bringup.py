@@ -1,6 +1,7 @@
 """Starting and ending the processes of the system."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -56,6 +57,26 @@ def test_a_process_that_ends_is_reported_with_its_last_words(tmp_path, monkeypat
     with pytest.raises(ProcessError, match="(?s)short_lived ended with exit code 3.*the reason"):
         group.check()
     group.stop()
+
+
+def test_a_process_that_fails_is_started_anew_but_not_for_ever(tmp_path, monkeypatch):
+    spec = spec_of(tmp_path, monkeypatch, "failing", "print('once more', flush=True)\nraise SystemExit(1)\n")
+    group = ProcessGroup([dataclasses.replace(spec, restarts=3)], tmp_path)
+    for allowed in (True, True, True, False):
+        wait_until(group.ended)
+        assert group.restart("failing") is allowed
+    group.stop()
+    assert (tmp_path / "failing.log").read_text().count("once more") == 4
+
+
+def test_the_policy_is_started_anew_and_a_wrong_setting_is_not(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "count"
+    program = f"import pathlib\np = pathlib.Path({str(path)!r})\nagain = p.exists()\np.touch()\n"
+    program += "raise SystemExit(3 if again else 1)\n"
+    spec = spec_of(tmp_path, monkeypatch, "policy_node", program)
+    group = ProcessGroup([dataclasses.replace(spec, essential=False, restarts=3)])
+    assert bringup._watch(group) == 3
+    assert "started anew" in capsys.readouterr().out
 
 
 def test_when_one_process_cannot_start_the_others_are_ended(tmp_path, monkeypatch):

@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 import yaml
 
+from openvla_core.arm_chains import CHAINS
 from openvla_core.errors import ConfigError
+from openvla_core.safety_settings import check_safety_settings
 from openvla_ros import bringup, topics
 from openvla_ros.controller_node import ControllerSettings
 from openvla_ros.policy_node import PolicySettings
 from openvla_ros.say import SaySettings
 from openvla_ros.sim_node import SimSettings
-from openvla_ros.system import ROBOTS, SystemArguments, arguments_from, describe_system
+from openvla_ros.system import DEFAULT_BACKENDS, ROBOTS, SystemArguments, arguments_from, describe_system
 
 ROOT = Path(__file__).resolve().parents[2]
-LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+# record.launch.py has arguments of its own: test_recording_plan.py.
+LAUNCH_FILES = sorted(path for path in (ROOT / "launch").glob("*.launch.py") if path.name != "record.launch.py")
 SETTINGS = {
     "policy_node": PolicySettings,
     "controller_node": ControllerSettings,
@@ -93,6 +96,57 @@ def test_what_is_not_given_is_left_to_the_files(tiny_checkpoint):
     specs = describe_system(arguments_from({"checkpoint": tiny_checkpoint}))
     assert dict(specs[-1].parameters) == {"checkpoint": str(tiny_checkpoint)}
     assert all(spec.remappings == () for spec in specs)
+
+
+def test_a_real_robot_has_no_simulation_waits_for_start_and_starts_dry(tiny_checkpoint):
+    openvla = yaml.safe_load((ROOT / "config/openvla.yaml").read_text())
+    assert openvla["/**/controller_node"]["ros__parameters"]["dry_run"] is True
+    assert ControllerSettings().start_when_active is False
+    for robot in ("franka", "widowx"):
+        specs = describe_system(arguments_from({"robot": robot, "checkpoint": tiny_checkpoint}))
+        assert [spec.name for spec in specs] == ["controller_node", "policy_node"]
+        (content,) = yaml.safe_load((ROOT / f"config/robots/{robot}.yaml").read_text()).values()
+        assert not {"dry_run", "start_when_active"} & set(content["ros__parameters"])
+
+
+@pytest.mark.parametrize("robot", ["franka", "widowx"])
+def test_a_robots_links_are_those_of_its_arm_and_its_limits_can_be_used(robot):
+    (content,) = yaml.safe_load((ROOT / f"config/robots/{robot}.yaml").read_text()).values()
+    known = {name: value for name, value in content["ros__parameters"].items() if name in names_of(ControllerSettings)}
+    settings = ControllerSettings(**known)
+    check_safety_settings(settings)
+    chain = CHAINS[settings.arm]
+    assert (settings.base_frame, settings.tool_link) == (chain.base_link, chain.tool_link)
+    assert settings.max_speed <= 0.25, "reduced speed"
+    assert settings.backend == DEFAULT_BACKENDS[robot]
+
+
+def test_where_a_robot_publishes_its_state_depends_on_robot_backend_and_arguments(tiny_checkpoint):
+    def pose_topic(**given) -> str:
+        specs = describe_system(arguments_from({"checkpoint": tiny_checkpoint, **given}))
+        return dict(specs[-1].remappings).get(topics.CURRENT_POSE, topics.CURRENT_POSE)
+
+    assert pose_topic(robot="sim") == "robot/current_pose"
+    assert pose_topic(robot="franka") == "current_pose"
+    assert pose_topic(robot="franka", backend="servo_twist") == "franka_robot_state_broadcaster/current_pose"
+    assert pose_topic(robot="franka", pose_topic="/ee") == "/ee"
+    widowx = describe_system(arguments_from({"robot": "widowx", "checkpoint": tiny_checkpoint}))
+    assert (topics.JOINT_STATES, "wx250s/joint_states") in widowx[0].remappings
+
+
+def test_an_arm_brings_its_links_and_a_card_may_be_named(tiny_checkpoint):
+    given = {"robot": "franka", "checkpoint": tiny_checkpoint, "arm": "panda", "convention": "droid", "start": True}
+    controller, policy = describe_system(arguments_from(given))
+    assert controller.parameters["base_frame"] == "panda_link0"
+    assert controller.parameters["tool_link"] == "panda_hand_tcp"
+    assert controller.parameters["start_when_active"] is True
+    for spec in (controller, policy):
+        assert Path(spec.parameters["convention"]) == ROOT / "config/conventions/droid.yaml"
+
+
+def test_a_real_robot_needs_a_checkpoint():
+    with pytest.raises(ConfigError, match="no checkpoint is shipped for the robot franka"):
+        describe_system(arguments_from({"robot": "franka"}))
 
 
 def test_the_controller_outlives_the_policy_but_not_the_other_way_round(specs):
@@ -191,3 +245,4 @@ def test_launch_describes_every_argument_and_starts_the_same_processes(path, tin
         values = {k: v.evaluate(context) for p in node["parameters"] if isinstance(p, dict) for k, v in p.items()}
         assert values == dict(spec.parameters)
         assert ("on_exit" in node) == spec.essential
+        assert node.get("respawn_max_retries", spec.restarts) == spec.restarts
