@@ -26,6 +26,7 @@ from openvla_ros.topics import State
 
 LOOK_S = 0.2
 CARD_S = 2.0
+CHANGE_S = 1.0  # an instruction that comes later than this after the start replaces one that was followed
 ENOUGH = 0.8  # a topic is slow below this share of the rate it should have
 # Said once and true until said again: an episode begins with the newest of these.
 SAID_ONCE = (topics.INSTRUCTION, topics.POLICY_INSTRUCTION, "controller_node/status")
@@ -81,7 +82,9 @@ class RecorderNode(Node):
         self.note_instruction()
 
     def on_active(self, message) -> None:
-        self.active = conversions.to_text(message)
+        before, self.active = self.active, conversions.to_text(message)
+        if before and not self.active:
+            self.said = ""  # the policy has dropped its task: what was said before does not count for the next episode
         self.note_instruction()
 
     @property
@@ -199,6 +202,8 @@ class RecorderNode(Node):
         now_ns = time.time_ns()
         for tap in self.taps:
             tap.clear()
+            if tap.wanted.name == topics.INSTRUCTION and not self.said:
+                continue
             if tap.facts is not None and tap.last is not None and tap.wanted.name in SAID_ONCE:
                 self.writing.write(tap.facts, now_ns, tap.last[1], tap.last[0])
 
@@ -280,12 +285,14 @@ class RecorderNode(Node):
             "missing": [tap.name for tap in self.taps if tap.wanted.required and not tap.count],
         }
         if self.instructions:
-            facts |= {"instruction": self.instructions[0][1], "instructions": self.instructions}
+            facts |= {"instruction": longest(self.instructions, duration_s), "instructions": self.instructions}
         return {**facts, "dropped": dropped} if dropped else facts
 
     def complaints(self) -> list[str]:
         """What a person should know about an episode that has just ended, one sentence each."""
         sentences = [] if self.instructions else ["It has no instruction."]
+        if len(self.instructions) > 1 and self.instructions[-1][0] > CHANGE_S:
+            sentences.append("The instruction changed in between.")
         if self.card is None:
             sentences.append("It has no convention card.")
         for tap in self.taps:
@@ -306,6 +313,12 @@ class RecorderNode(Node):
             details["seconds"] = f"{time.monotonic() - self.started_s:.1f}"
             details["dropped"] = str(self.writing.dropped)
         return details
+
+
+def longest(instructions: list[list], duration_s: float) -> str:
+    """The sentence that was in force for the longest time; each comes with the seconds at which it began."""
+    ends = [began for began, _ in instructions[1:]] + [duration_s]
+    return max(zip(instructions, ends, strict=True), key=lambda entry: entry[1] - entry[0][0])[0][1]
 
 
 def package_version() -> str:

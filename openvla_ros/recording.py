@@ -5,10 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from openvla_core.errors import ConfigError
+from openvla_ros import preflight
 from openvla_ros.share import share_folder
-from openvla_ros.system import ProcessSpec, SystemArguments, describe_system, node_spec
+from openvla_ros.system import ProcessSpec, SystemArguments, describe_system, node_spec, remappings, single_thread
 
 SOURCES = ("policy", "expert", "teleop", "none")
+# Arguments of record.launch.py beyond those of the system: default, description, choices.
+LAUNCH_ARGUMENTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "root": ("recordings", "Folder for the episodes, one bag each", ()),
+    "source": ("none", "Who is in charge; none starts only the recorder, beside a system that runs already", SOURCES),
+    "operator": ("", "Who operates the robot; written into every episode", ()),
+}
 
 
 def describe_recording(
@@ -40,6 +47,7 @@ def _with_source(specs: list[ProcessSpec], arguments: SystemArguments, source: s
         executable="expert_node",
         parameter_files=(),
         parameters={"convention": controller.parameters["convention"]},
+        essential=False,
     )
     others = [spec for spec in specs if spec.name != "policy_node"]
     return [*others, expert] if source == "expert" else others
@@ -55,5 +63,6 @@ def recorder_spec(arguments: SystemArguments, root: str, operator: str = "", **s
         namespace=arguments.namespace.strip("/"),
         parameter_files=files,
         parameters={name: value for name, value in given.items() if value not in ("", None)},
-        essential=True,
+        remappings=remappings(arguments),
+        environment={**preflight.check(arguments.network, arguments.accept_open_dds == "true"), **single_thread()},
     )

@@ -16,7 +16,7 @@ from openvla_core.datasets.bag_metadata import read_metadata
 from openvla_core.datasets.bag_repair import repair
 from openvla_core.errors import ConfigError
 from openvla_ros import conversions, topics
-from openvla_ros.recorder_node import RecorderNode
+from openvla_ros.recorder_node import RecorderNode, longest
 from openvla_ros.recorder_settings import RecorderSettings, wanted_topics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +159,28 @@ def test_what_the_policy_follows_counts_more_than_what_was_said(cell):
     active.publish(conversions.text_message("pick up the red cube"))
     cell.world.wait_for(lambda: cell.recorder.active, "the policy's instruction")
     assert facts_of(cell.record())["openvla.instruction"] == "pick up the red cube"
+
+
+def test_an_instruction_that_is_over_does_not_label_the_next_episode(cell):
+    """The first of a series once gave its sentence to the second, which was told its own a moment after the start."""
+    active = cell.world.peer.create_publisher(topics.String, topics.POLICY_INSTRUCTION, topics.LATCHED)
+    cell.instruct("pick up the red cube")
+    active.publish(conversions.text_message("pick up the red cube"))
+    cell.world.wait_for(lambda: cell.recorder.active, "the policy's instruction")
+    active.publish(conversions.text_message(""))
+    cell.world.wait_for(lambda: not cell.recorder.active, "the end of the task")
+    assert cell.call(START)[0]
+    assert cell.recorder.instructions == []
+    cell.instruct("lift the yellow cube")
+    cell.wait_for_messages(5)
+    cell.call(END, True)
+    (folder,) = bag_store.EpisodeStore(cell.root).committed()
+    assert facts_of(folder)["openvla.instruction"] == "lift the yellow cube"
+
+
+def test_the_instruction_in_force_for_the_longest_time_names_the_episode():
+    assert longest([[0.0, "old"], [0.02, "new"]], 5.0) == "new"
+    assert longest([[0.0, "reach"], [4.0, "pick"]], 5.0) == "reach"
 
 
 def test_a_failure_is_committed_as_one(cell):
