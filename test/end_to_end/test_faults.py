@@ -121,6 +121,22 @@ def test_arm_holds_when_the_camera_stops_and_goes_on_when_it_is_back(cell):
     cell.runner.require(lambda: is_reached(cell.tool, cell.cube(color)), 20.0, "arm above the cube after all")
 
 
+def test_arm_holds_while_the_policy_process_is_stopped_and_ignores_what_it_says_late(cell):
+    color = cell.begin_reach(scene_seed=900_103)
+    process = cell.processes.processes["policy_node"]
+    stopped_s = cell.runner.now_ns() * 1e-9
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        cell.watch_until(stopped_s + HOLD_WITHIN_S + 1.0)
+        cell.assert_held_from(stopped_s + HOLD_WITHIN_S)
+        assert cell.distance_to_goal(color) > FAR_M
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    cell.runner.require(lambda: is_reached(cell.tool, cell.cube(color)), 20.0, "arm above the cube after all")
+    late = [applied for applied in cell.runner._applied if applied.photon_to_command_s > 0.5]
+    assert not late, "an action from an image of before was carried out"
+
+
 def test_arm_holds_when_the_policy_process_is_killed(cell):
     """The last test of this file: nothing starts the policy again."""
     color = cell.begin_reach(scene_seed=900_102)
