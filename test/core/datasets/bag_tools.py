@@ -8,6 +8,7 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from openvla_core import rotations
 from openvla_core.datasets.bag_writer import facts_as_custom_data
 from openvla_core.training.tiny_checkpoint import tiny_convention
 
@@ -151,7 +152,8 @@ class Sketch:
 
     def __init__(self, rng: np.random.Generator, size: int = 96) -> None:
         self.size = size
-        grain = rng.integers(60, 190, (size // 4, size // 4, 3), dtype=np.uint8)
+        grain = rng.integers(60, 190, (size // 4, size // 4, 1), dtype=np.uint8) * np.array([1.0, 0.8, 0.55])
+        grain = grain.astype(np.uint8)  # wood: more red than blue
         self.table = cv2.resize(grain, (size, size), interpolation=cv2.INTER_LINEAR)
         self.rng = rng
 
@@ -168,7 +170,7 @@ class Sketch:
         for side in (-gap, gap):
             cv2.rectangle(picture, (x + side - 3, y - 14), (x + side + 3, y + 6), (240, 240, 235), -1)
             cv2.rectangle(picture, (x + side - 3, y - 14), (x + side + 3, y + 6), (30, 30, 30), 1)
-        noise = self.rng.normal(0, 2.0, picture.shape)
+        noise = self.rng.normal(0, 1.0, picture.shape)
         return np.clip(picture + noise, 0, 255).astype(np.uint8)
 
 
@@ -186,7 +188,8 @@ def demonstration(seed: int, name: str = "", camera_hz: float = 15.0, **changed_
     waypoints = [cube + [0, 0, 0.10], cube, cube, [cube[0], cube[1], 0.22]]
     leg, waited, done = 0, 0.0, 0.0
     period, next_frame = 0.02, 0.0
-    command, since_end = 1.0, 0.0
+    command = 1.0
+    sway, phases = rng.uniform(0.01, 0.06, 3), rng.uniform(0, 6.28, 3)  # a hand never holds still
     for tick in range(1000):
         t = tick * period
         goal = np.asarray(waypoints[leg])
@@ -207,9 +210,10 @@ def demonstration(seed: int, name: str = "", camera_hz: float = 15.0, **changed_
         stamp = begin + int(t * S) + int(rng.integers(-1 * MS, 1 * MS))
         delay = int(rng.integers(1 * MS, 4 * MS))
         held = tool if leg == 3 else cube
-        measured = np.array([*(tool + rng.normal(0, 1e-4, 3)), *DOWN])
-        tape.add(POSE, stamp, measured, delay)
-        tape.add(TARGET, stamp, np.array([*target, *DOWN]), delay)
+        turn = sway * np.sin(t * 1.5 + phases) + rng.normal(0, 2e-4, 3)
+        hand = rotations.multiply(rotations.from_rotation_vector(turn), np.array(DOWN))
+        tape.add(POSE, stamp, np.array([*(tool + rng.normal(0, 1e-4, 3)), *hand]), delay)
+        tape.add(TARGET, stamp, np.array([*target, *hand]), delay)
         tape.add(GRIPPER, stamp, command, delay)
         fingers = opening * 0.04 + rng.normal(0, 2e-5, 2)
         tape.add(JOINTS, stamp, (["panda_finger_joint1", "panda_finger_joint2"], fingers), delay)
@@ -219,8 +223,7 @@ def demonstration(seed: int, name: str = "", camera_hz: float = 15.0, **changed_
                 CAMERA, stamp + int(rng.integers(0, 2 * MS)), picture, int(rng.integers(8 * MS, 20 * MS)), "camera"
             )
             next_frame += 1.0 / camera_hz
-        since_end = done
-        if since_end > 0.2:
+        if done > 0.2:
             break
     return tape
 
@@ -229,19 +232,19 @@ def simulated(seed: int, name: str = "", camera_hz: float = 10.0) -> Tape:
     """One episode of the simulator's own expert, disturbed a little, recorded as the running system would."""
     from openvla_core.sim.expert import expert_action
     from openvla_core.sim.tabletop import TabletopSim
-    from openvla_core.sim.tasks import ALL_TASKS, Judge
+    from openvla_core.sim.tasks import COLORS, Judge, Task
     from openvla_core.types import Pose
 
     rng = np.random.default_rng(seed)
     sim = TabletopSim()
     try:
         sim.reset(seed)
-        task = ALL_TASKS[seed % len(ALL_TASKS)]
+        task = Task("pick", COLORS[seed % len(COLORS)])
         judge = Judge(task)
         tape = Tape(name or f"sim_{seed:04d}", facts=facts(task.sentence(0)))
         begin = START_NS + seed * 100 * S
         tape.add(INSTRUCTION, begin - 200 * MS, tape.facts["instruction"])
-        target, command = sim.tcp_pose(), 1.0
+        target, command, after = sim.tcp_pose(), 1.0, 0
         every = round(50 / camera_hz)
         for tick in range(50 * 14):
             stamp = begin + tick * 20 * MS + int(rng.integers(-MS, MS))
@@ -265,7 +268,9 @@ def simulated(seed: int, name: str = "", camera_hz: float = 10.0) -> Tape:
             current = sim.tcp_pose().position
             sim.set_target(Pose(current + np.clip(target.position - current, -0.012, 0.012), np.array(DOWN)))
             sim.step(0.02)
-            if judge.update(sim.tcp_pose().position, sim.gripper_opening(), sim.object_positions(), sim.time_s):
+            judge.update(sim.tcp_pose().position, sim.gripper_opening(), sim.object_positions(), sim.time_s)
+            after += judge.success
+            if after > 20:
                 break
         tape.facts["outcome"] = "success" if judge.success else "failure"
         return tape
