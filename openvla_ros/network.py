@@ -34,6 +34,14 @@ def environment(mode: str, env: Mapping[str, str] = os.environ) -> dict[str, str
     return {MODE_VARIABLE: mode, **(_loopback(env) if mode == LOOPBACK else _lan(env))}
 
 
+def describe(env: Mapping[str, str] = os.environ) -> str:
+    """The mode a process is in, for its diagnostics."""
+    mode = env.get(MODE_VARIABLE, "")
+    if mode == LAN:
+        return "lan, DDS security" if env.get("ROS_SECURITY_ENABLE") == "true" else "lan, open to everybody on it"
+    return {LOOPBACK: "this machine only"}.get(mode, "as its shell was set up")
+
+
 def profile(mode: str) -> Path:
     """The Fast DDS profile of a mode."""
     return share_folder() / "config" / f"fastdds_{mode}.xml"

@@ -89,7 +89,7 @@ def _check_enclave(keystore: Path, enclave: str) -> None:
     if missing:
         raise SecurityError(
             f"enclave {enclave} of the keystore {keystore} has no readable {', '.join(missing)}. "
-            f"Make its keys: ros2 security create_enclave {keystore} {enclave}"
+            f"Make its keys: ros2 security create_enclave {keystore} {enclave}, then its permissions (SECURITY.md)."
         )
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rclpy.node import Node
 
 from openvla_core import errors
-from openvla_ros import conversions, topics
+from openvla_ros import conversions, network, topics
 from openvla_ros.conversions import StatusReport
 from openvla_ros.timing import steady_timer
 from openvla_ros.topics import State
@@ -93,6 +93,7 @@ class StatusBoard:
             "latency_p50_ms": f"{self.report.latency_p50_ms:.1f}",
             "latency_p95_ms": f"{self.report.latency_p95_ms:.1f}",
             "clip_rate": f"{self.report.clip_rate:.3f}",
+            "network": network.describe(),
             **self._details(),
         }
         name = self._node.get_fully_qualified_name().lstrip("/")

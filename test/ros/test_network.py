@@ -55,6 +55,17 @@ def test_no_port_of_the_system_can_be_reached_from_outside(running, world):
     assert network.reachable_ports(), "plain ROS 2, as this process, should have shown open ports"
 
 
+def test_the_diagnostics_of_the_running_nodes_say_so(running, world):
+    said = world.listen(topics.DiagnosticArray, topics.DIAGNOSTICS, 10)
+
+    def networks() -> dict[str, str]:
+        statuses = [status for message in said for status in message.status]
+        return {status.name: pair.value for status in statuses for pair in status.values if pair.key == "network"}
+
+    world.wait_for(lambda: len(networks()) >= 2, "diagnostics of policy and controller")
+    assert set(networks().values()) == {"this machine only"}
+
+
 def test_every_process_has_the_settings_of_its_mode(running):
     expected = network.environment(network.LOOPBACK, {})
     for name, process in running.processes.items():
@@ -203,6 +214,19 @@ def test_settings_that_contradict_loopback_are_refused_not_overwritten(env, part
 def test_loopback_can_be_entered_twice():
     first = network.environment(network.LOOPBACK, {})
     assert network.environment(network.LOOPBACK, first) == first
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({network.MODE_VARIABLE: "loopback"}, "this machine only"),
+        ({network.MODE_VARIABLE: "lan"}, "open to everybody"),
+        ({network.MODE_VARIABLE: "lan", "ROS_SECURITY_ENABLE": "true"}, "DDS security"),
+        ({}, "shell"),
+    ],
+)
+def test_diagnostics_say_who_can_reach_a_node(env, said):
+    assert said in network.describe(env)
 
 
 @pytest.mark.parametrize(

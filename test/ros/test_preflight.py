@@ -3,16 +3,16 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 
 import pytest
 
 from openvla_core.errors import SecurityError
-from openvla_ros import cli, network, preflight
+from openvla_ros import cli, network, preflight, say
 from openvla_ros.system import arguments_from, describe_system
 
 ENCLAVE = "/openvla/say"
+# What preflight.enter() sets, here set to nothing first, so that monkeypatch puts it back afterwards.
+RESTORED = dict.fromkeys([*network.environment(network.LOOPBACK, {}), network.ACCEPT_VARIABLE], "")
 
 
 @pytest.fixture(autouse=True)
@@ -85,34 +85,36 @@ def test_an_enclave_needs_all_its_files(missing, keystore):
         preflight.check_security(secured(keystore), ENCLAVE)
 
 
-def test_every_node_refuses_by_itself(keystore, tmp_path):
-    """However it was started: exit code 3 and one sentence, for each mistake and for a ROS 2 that cannot protect it."""
-    cases = {**MISTAKES, **ENCLAVE_MISTAKES, "no real keys, or no security": ({}, "no protected node can be made here")}
-    processes = {}
-    for mistake, (changes, _) in cases.items():
-        log = (tmp_path / f"{len(processes)}.log").open("wb+")
-        command = [sys.executable, "-m", "openvla_ros.say", "--ros-args", "--enclave", ENCLAVE, "-p", "instruction:=hi"]
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **secured(keystore, **changes), "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        processes[mistake] = process, log
-    try:
-        for mistake, (process, log) in processes.items():
-            assert process.wait(120) == 3, mistake
-            log.seek(0)
-            said = log.read().decode()
-            assert cases[mistake][1] in said, f"{mistake}: {said}"
-            assert "Traceback" not in said
-    finally:
-        for process, _ in processes.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+@pytest.fixture
+def signals():
+    """Puts back the signal handlers, which a node's main replaces."""
+    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("mistake", [*MISTAKES, *ENCLAVE_MISTAKES])
+def test_every_node_refuses_by_itself(mistake, keystore, monkeypatch, signals, capfd):
+    """However it was started: exit code 3 and one sentence."""
+    changes, part = {**MISTAKES, **ENCLAVE_MISTAKES}[mistake]
+    for name, value in {**secured(keystore, **changes), **RESTORED}.items():
+        monkeypatch.setenv(name, value)
+    assert say.main(["--ros-args", "--enclave", ENCLAVE, "-p", "instruction:=hi"]) == 3
+    said = capfd.readouterr().err
+    assert part in said
+    assert "Traceback" not in said
+
+
+def test_a_ros_that_cannot_protect_a_node_is_noticed(keystore, start, monkeypatch):
+    """Fast DDS without security, or keys that are none: both are only found by making a node."""
+    for name, value in secured(keystore).items():
+        monkeypatch.setenv(name, value)
+    process = start("openvla_ros.say", "--enclave", ENCLAVE, "-p", "instruction:=hi")
+    assert process.wait(120) == 3
+    said = process.log.read_text()
+    assert "ROS_SECURITY_ENABLE is true, but no protected node can be made here" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("env", [{}, {"ROS_SECURITY_ENABLE": "false"}, {"ROS_SECURITY_KEYSTORE": "/somewhere"}])
@@ -140,8 +142,8 @@ def test_lan_is_an_argument_of_the_system(tiny_checkpoint):
 
 
 def test_a_node_by_itself_is_closed_unless_told_otherwise(monkeypatch):
-    for name in (*network.PROFILE_VARIABLES, network.RANGE, network.MODE_VARIABLE, network.ACCEPT_VARIABLE):
-        monkeypatch.setenv(name, "")  # so that monkeypatch restores what enter() sets
+    for name, value in RESTORED.items():
+        monkeypatch.setenv(name, value)
     preflight.enter([])
     assert os.environ[network.MODE_VARIABLE] == network.LOOPBACK
     assert os.environ[network.PROFILE_VARIABLES[0]] == str(network.profile(network.LOOPBACK))
