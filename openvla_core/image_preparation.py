@@ -92,6 +92,8 @@ def lanczos_resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     Between its two passes the image stays in float32 and is not clipped, unlike in Pillow: next to hard edges the two
     are up to 24 grey levels apart.
     """
+    if pixels.shape[:2] == (height, width):
+        return pixels  # every weight would be 0 or 1
     rows = _weighted_sums(pixels.reshape(pixels.shape[0], -1), *_lanczos_weights(pixels.shape[0], height))
     columns = rows.reshape(height, -1, 3).swapaxes(0, 1).reshape(-1, height * 3)
     sums = _weighted_sums(columns, *_lanczos_weights(pixels.shape[1], width))

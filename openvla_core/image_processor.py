@@ -1,10 +1,11 @@
-"""From a camera frame to the normalised pixels each vision tower was trained on. Needs numpy and Pillow only."""
+"""From a camera frame to the normalised pixels each vision tower was trained on. Needs numpy, Pillow and OpenCV."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -60,12 +61,13 @@ class ImageProcessor:
         pixels = as_rgb(image)
         if self.letterbox_fill is not None:
             pixels = letterbox(pixels, self.letterbox_fill)
-        planes: list[np.ndarray] = []
+        planes = np.empty((3 * len(self.towers), *self.towers[0].crop), dtype=np.float32)
         for index, tower in enumerate(self.towers):
             if not index or not tower.shares_pixels_with(self.towers[index - 1]):
-                resized = center_crop(resize(pixels, tower.resize, tower.interpolation), tower.crop)
-            planes += [levels[resized[:, :, channel]] for channel, levels in enumerate(tower.table)]
-        return np.stack(planes)
+                channels = cv2.split(center_crop(resize(pixels, tower.resize, tower.interpolation), tower.crop))
+            for channel, levels in enumerate(tower.table):
+                cv2.LUT(channels[channel], levels, dst=planes[3 * index + channel])
+        return planes
 
 
 def as_rgb(image: np.ndarray | Image.Image) -> np.ndarray:

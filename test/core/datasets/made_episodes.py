@@ -1,4 +1,4 @@
-"""Small episodes for the tests of shards, loader and examples: every frame, action and state is known from its place."""
+"""Small episodes for the tests of shards, loader and examples: all follows from a seed."""
 
 import cv2
 import numpy as np

@@ -34,11 +34,11 @@ def test_shuffled_neighbours_are_unrelated():
 
 
 def test_every_order_of_four_comes_up_equally_often():
-    orders = Counter(tuple(permuted(place, 4, mixed(key)) for place in range(4)) for key in range(24_000))
+    orders = Counter(tuple(permuted(place, 4, mixed(key)) for place in range(4)) for key in range(6_000))
     assert len(orders) == 24
-    # 1000 each, spread 31.
-    assert min(orders.values()) > 850
-    assert max(orders.values()) < 1150
+    # 250 each, spread 16.
+    assert min(orders.values()) > 180
+    assert max(orders.values()) < 320
 
 
 def test_orders_are_the_same_on_every_machine():
