@@ -67,7 +67,7 @@ def _outliers(evidences: Sequence[Evidence], settings: CheckSettings) -> Iterato
             worst = int(np.argmax(values[:, column]))
             if values[worst, column] > limits[column]:
                 sentence = (
-                    f"a {what} of {values[worst, column]:.3f} {unit}; 95 % of the set are below {usual[column]:.3f} {unit}, "
+                    f"a {what} of {values[worst, column]:.3f} {unit}; 95 % of the set are below {usual[column]:.3f}, "
                     f"expected {limits[column]:.3f} {unit} at most"
                 )
                 assert evidence.episode is not None
@@ -101,7 +101,8 @@ def _against_bridge(evidences: Sequence[Evidence], settings: CheckSettings) -> I
     ratios = np.maximum(own_high / high, own_low / low)
     for i in np.flatnonzero(ratios > settings.bridge_ratio):
         sentence = (
-            f"{NAMES[i]} goes from {own_low[i]:.3f} to {own_high[i]:.3f} (1 % to 99 %), {ratios[i]:.1f} times bridge_orig "
-            f"({low[i]:.3f} to {high[i]:.3f} at {rate_hz:g} Hz); expected {settings.bridge_ratio:g} times at most"
+            f"{NAMES[i]} goes from {own_low[i]:.3f} to {own_high[i]:.3f} (1 % to 99 %), {ratios[i]:.1f} times "
+            f"bridge_orig ({low[i]:.3f} to {high[i]:.3f} at {rate_hz:g} Hz); expected at most "
+            f"{settings.bridge_ratio:g} times"
         )
         yield Finding("OUTLIER_BRIDGE", sentence)

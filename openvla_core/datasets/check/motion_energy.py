@@ -1,4 +1,4 @@
-"""Whether what is seen and what is measured happen at the same time: motion in the picture against speed of the tool."""
+"""Whether what is seen and what is measured happen at one time: motion in the picture against speed of the tool."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +18,7 @@ FEWEST, CERTAIN_TOGETHER = 3, 0.35  # episodes whose mean tells the offset of a 
 
 
 def tool_path(evidence: Evidence) -> tuple[np.ndarray, np.ndarray] | None:
-    """Times (N,) in seconds from the first frame and positions (N, 3) of the tool, finite and in order; None without."""
+    """Times (N,) in seconds from the first frame and positions (N, 3) of the tool, finite, in order; None without."""
     if evidence.recording is not None and "pose" in evidence.recording.streams:
         stream = evidence.recording.streams["pose"]
         stamps, first = np.unique(stream.stamps_ns, return_index=True)
@@ -72,12 +72,12 @@ def lag_curve(evidence: Evidence) -> np.ndarray | None:
     if found is None:
         return None
     _, energy, speed = found
-    scores = [
-        _correlation(energy[max(lag, 0) : len(energy) + min(lag, 0)], speed[max(-lag, 0) : len(speed) - max(lag, 0)])
-        for lag in LAGS
-        if abs(lag) < len(energy) // 2
-    ]
-    return np.array(scores) if len(scores) == len(LAGS) else None
+    size = len(energy)
+    if size // 2 <= LAGS[-1]:
+        return None
+    lags = [int(lag) for lag in LAGS]
+    overlaps = [(slice(max(k, 0), size + min(k, 0)), slice(max(-k, 0), size - max(k, 0))) for k in lags]
+    return np.array([_correlation(energy[seen], speed[moved]) for seen, moved in overlaps])
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -106,7 +106,7 @@ def _offset(curve: np.ndarray, certain: float, name: str, settings: CheckSetting
     if abs(lag) > settings.offset_s and score > certain and score > unshifted + BETTER:
         word = "trail" if lag > 0 else "lead"
         sentence = (
-            f"the pictures {word} the tool by {abs(lag):.2f} s (correlation {score:.2f}, without shift {unshifted:.2f}); "
-            f"expected {settings.offset_s:g} s at most"
+            f"the pictures {word} the tool by {abs(lag):.2f} s (correlation {score:.2f}, without shift "
+            f"{unshifted:.2f}); expected {settings.offset_s:g} s at most"
         )
         yield Finding("IMAGE_ACTION_OFFSET", sentence, name)

@@ -55,7 +55,7 @@ def measure(pictures: Iterable[np.ndarray | Exception], times_s: np.ndarray, thu
         change = np.nan
         if small_before is not None:
             change = float(np.abs(small - small_before).mean())
-            if change == 0 and not np.array_equal(before, picture):
+            if change == 0 and before is not None and not np.array_equal(before, picture):
                 change = 1e-6
         rows.append([float(grey.mean()), float((grey >= WHITE).mean()), _sharpness(grey), change])
         colors.append(picture.reshape(-1, 3).mean(axis=0))

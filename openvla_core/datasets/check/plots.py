@@ -72,10 +72,9 @@ def bars(rows: Sequence[tuple[str, int]], width: int = 310) -> str:
         y = 6 + i * 32
         shown = label if len(label) <= 44 else f"{label[:43]}…"
         parts.append(f'<text x="0" y="{y + 9}">{escape(shown)}</text>')
-        parts.append(
-            f'<rect x="0" y="{y + 13}" width="{max(2.0, count / most * (width - 40)):.1f}" height="9" rx="2" fill="#3b6fd4"/>'
-        )
-        parts.append(f'<text x="{count / most * (width - 40) + 6:.1f}" y="{y + 21}">{count}</text>')
+        long = max(2.0, count / most * (width - 40))
+        parts.append(f'<rect x="0" y="{y + 13}" width="{long:.1f}" height="9" rx="2" fill="#3b6fd4"/>')
+        parts.append(f'<text x="{long + 6:.1f}" y="{y + 21}">{count}</text>')
     return _svg(width, 10 + 32 * len(rows), "".join(parts))
 
 

@@ -82,7 +82,7 @@ def _jumps(evidence: Evidence, stamps: np.ndarray, poses: np.ndarray, settings: 
         worst = int(np.argmax(np.where(far | turned, distances / JUMP + turns / JUMP_TURN, 0.0)))
         sentence = (
             f"{distances[worst] * 100:.1f} cm and {np.degrees(turns[worst]):.0f} degrees within "
-            f"{seconds[worst] * 1e3:.0f} ms; expected at most {settings.fastest:g} m/s and {settings.fastest_turn:g} rad/s"
+            f"{seconds[worst] * 1e3:.0f} ms; expected at most {settings.fastest:g} m/s, {settings.fastest_turn:g} rad/s"
         )
         yield Finding("TELEPORT", sentence, evidence.name, evidence.seconds(stamps[worst + 1]))
 
@@ -94,8 +94,8 @@ def _workspace(evidence: Evidence, stamps: np.ndarray, poses: np.ndarray, settin
         first = int(np.argmax(outside))
         place = ", ".join(f"{value:.3f}" for value in poses[first, :3])
         sentence = (
-            f"{int(outside.sum())} of {len(poses)} poses, the first at ({place}) m; expected between {low.tolist()} and "
-            f"{high.tolist()} m"
+            f"{int(outside.sum())} of {len(poses)} poses, the first at ({place}) m; expected between {low.tolist()} "
+            f"and {high.tolist()} m"
         )
         yield Finding("OUT_OF_WORKSPACE", sentence, evidence.name, evidence.seconds(stamps[first]))
 

@@ -1,4 +1,4 @@
-"""The report as one HTML file: findings, the set in plots, and a strip per episode. Drawn as SVG, no library, no script."""
+"""The report as one HTML file: findings, the set in plots, a strip per episode. Drawn as SVG, without a script."""
 
 import base64
 from collections import Counter
@@ -89,9 +89,7 @@ def _set_plots(report: Report) -> str:
             unit = "m" if i < 3 else "rad"
             drawing = plots.histogram(rows[:, i], (float(low[i]), float(high[i])), unit)
             parts.append(f'<div class="box"><b>{NAMES[i]}</b> <span class="quiet">per step</span>{drawing}</div>')
-    sentences = "".join(
-        f'<div class="box"><b>Episodes per instruction</b>{plots.bars(coverage(report.evidences)[:12])}</div>'
-    )
+    sentences = f'<div class="box"><b>Episodes per instruction</b>{plots.bars(coverage(report.evidences)[:12])}</div>'
     lengths = [(e.name, len(e.episode)) for e in report.evidences if e.episode is not None]
     columns = plots.columns([count for _, count in lengths])
     steps = f'<div class="box"><b>Steps per episode</b>{columns}</div>' if lengths else ""
