@@ -1,6 +1,6 @@
 """TFRecord files without TensorFlow: each record is its length, the check sum of that, the data, and its check sum.
 
-All numbers are little-endian. Check sums are CRC-32C, turned and shifted, so that data may themselves contain check sums.
+All numbers are little-endian. Check sums are CRC-32C, turned and shifted, so that data may contain check sums too.
 """
 
 import struct
