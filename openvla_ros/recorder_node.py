@@ -209,7 +209,7 @@ class RecorderNode(Node):
 
     def on_end(self, request, response):
         if self.writing is None:
-            return conversions.reply(response, False, "No episode is being recorded.")
+            return conversions.reply(response, False, self.why_not_recording())
         outcome = "success" if conversions.is_set_to(request) else "failure"
         duration_s = time.monotonic() - self.started_s
         writing = self.writing
@@ -226,9 +226,14 @@ class RecorderNode(Node):
         self.board.set(State.STANDBY, "COMMITTED", sentence)
         return conversions.reply(response, True, sentence)
 
+    def why_not_recording(self) -> str:
+        """What to answer when there is no episode to end."""
+        failed = self.board.report.state == State.FAULT
+        return self.board.report.sentence if failed else "No episode is being recorded."
+
     def on_discard(self, request, response):
         if self.writing is None:
-            return conversions.reply(response, False, "No episode is being recorded.")
+            return conversions.reply(response, False, self.why_not_recording())
         writing, self.writing = self.writing, None
         try:
             writing.stop()

@@ -50,6 +50,10 @@ def repair(root: Path) -> list[Repaired]:
     if not root.is_dir():
         raise DatasetError(f"there is no folder {root}. Give the folder that the recorder writes to (its root).")
     store = EpisodeStore(root)
+    for folder in store.left_open():
+        # A repair that was cut off while it tidied up leaves its workplace behind, but no original beside it.
+        if folder.suffix == REPAIR_SUFFIX and not folder.with_suffix("").exists():
+            shutil.rmtree(folder, ignore_errors=True)
     results = [_repair_one(store, folder) for folder in store.left_open() if folder.suffix != REPAIR_SUFFIX]
     return [result for result in results if result is not None]
 
@@ -91,7 +95,7 @@ def _claim(folder: Path) -> BinaryIO | None:
 def _rescue(store: EpisodeStore, folder: Path, source: BinaryIO) -> Repaired:
     target = store.root / folder.name
     if _is_repaired(target):  # an earlier repair was cut off before it removed the original
-        shutil.rmtree(folder)
+        _remove(folder)
         return Repaired(folder.name, "repaired", target, read_metadata(target)["message_count"])
     if _is_complete(folder, source):
         metadata = read_metadata(folder)
@@ -103,7 +107,7 @@ def _rescue(store: EpisodeStore, folder: Path, source: BinaryIO) -> Repaired:
 
 
 def _rewrite(store: EpisodeStore, folder: Path, source: BinaryIO) -> Repaired:
-    workplace = store.open_root / (folder.name + REPAIR_SUFFIX)
+    workplace = _workplace(folder)
     shutil.rmtree(workplace, ignore_errors=True)
     # The bag is named after its folder, and a bag's file after the bag.
     writer = BagWriter(workplace / folder.name)
@@ -113,6 +117,7 @@ def _rewrite(store: EpisodeStore, folder: Path, source: BinaryIO) -> Repaired:
             writer.write(topic.name, log_ns, data, publish_ns)
         count = sum(writer.counts.values())
         if count == 0:
+            shutil.rmtree(workplace, ignore_errors=True)
             return _thrown_away(store, folder)
         facts = {**_noted_facts(folder), "outcome": "unknown", "repaired": True}
         if "rates" not in facts:
@@ -120,11 +125,25 @@ def _rewrite(store: EpisodeStore, folder: Path, source: BinaryIO) -> Repaired:
             facts["rates"] = {name: round(max(n - 1, 0) / seconds, 2) for name, n in writer.counts.items()}
         writer.finish(facts_as_custom_data(facts))
         target = store.publish(workplace / folder.name, folder.name)
+    except DatasetError:  # such as a full disk: the original stays as it is
+        shutil.rmtree(workplace, ignore_errors=True)
+        raise
     finally:
         writer.close()
-        shutil.rmtree(workplace, ignore_errors=True)
-    shutil.rmtree(folder)
+    _remove(folder)
     return Repaired(folder.name, "repaired", target, count)
+
+
+def _workplace(folder: Path) -> Path:
+    return folder.with_name(folder.name + REPAIR_SUFFIX)
+
+
+def _remove(folder: Path) -> None:
+    """Removes an original: in one step from the open episodes, then for good."""
+    workplace = _workplace(folder)
+    workplace.mkdir(exist_ok=True)
+    os.rename(folder, workplace / "original")
+    shutil.rmtree(workplace, ignore_errors=True)
 
 
 def _thrown_away(store: EpisodeStore, folder: Path) -> Repaired:

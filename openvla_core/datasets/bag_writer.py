@@ -1,7 +1,8 @@
 """Writes one rosbag2 bag (MCAP, metadata version 9) such that a killed process loses a fraction of a second.
 
-Every tenth of a second what has arrived becomes a finished chunk in the file, and the file is synced twice a second.
-The file is locked while it is written; the lock goes with the process, so a dead recorder can be told from a live one.
+Every tenth of a second what has arrived becomes a finished chunk in the file, and three times a second the file is
+synced. It is locked while it is written; the lock goes with the process, so that a dead recorder can be told from a
+live one.
 """
 
 import errno
@@ -18,7 +19,7 @@ from openvla_core.errors import DatasetError
 
 CHUNK_BYTES = 1 << 20
 FLUSH_S = 0.1
-SYNC_S = 0.4
+SYNC_S = 0.3
 
 
 class StorageError(DatasetError):

@@ -263,7 +263,8 @@ def test_a_disk_error_stops_the_episode_and_keeps_the_committed_ones(cell):
     cell.world.wait_for(lambda: cell.code() == "DISK", "the error")
     assert "is full" in cell.statuses[-1].sentence
     assert {path.name: path.read_bytes() for path in committed.iterdir()} == before
-    assert not cell.call(END, True)[0]
+    done, sentence = cell.call(END, True)
+    assert not done and "is full" in sentence
     assert [result.action for result in repair(cell.root)] == ["repaired"]
     assert len(read(cell.record())["/robot/current_pose"]) >= 10
 

@@ -78,7 +78,7 @@ def test_a_file_cut_at_any_byte_yields_the_messages_before_the_cut(tmp_path, mon
     assert len(everything) == COUNT
     cut, counts = tmp_path / "cut.mcap", []
     # Every byte of the last chunks with their indexes, and a sample of the rest.
-    for size in sorted({*range(0, len(whole), 13), *range(len(whole) - 1500, len(whole) + 1)}):
+    for size in sorted({*range(0, len(whole), 31), *range(len(whole) - 700, len(whole) + 1)}):
         cut.write_bytes(whole[:size])
         with cut.open("rb") as file:
             found = [(topic.name, log_ns, data) for topic, log_ns, _, data in read_messages(file)]
@@ -175,6 +175,18 @@ def test_a_name_that_is_taken_is_not_written_over(left_behind):
     assert "never written over" in result.sentence
     assert mcap_of(left_behind).is_file()
     assert len(bag_bench.read(left_behind / folder.name)[bag_bench.TEXT]) == 3
+
+
+def test_a_full_disk_during_a_repair_costs_nothing(left_behind, monkeypatch):
+    def full(*arguments, **options):
+        raise bag_writer.StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bag_repair.BagWriter, "write", full)
+        (result,) = repair(left_behind)
+    assert (result.action, result.sentence) == ("failed", "the disk is full")
+    assert [path.suffix for path in EpisodeStore(left_behind).left_open()] == [""]
+    assert repair(left_behind)[0].messages == 2 * COUNT
 
 
 def test_a_lost_note_costs_the_facts_but_not_the_data(left_behind):
