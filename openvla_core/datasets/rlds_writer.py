@@ -24,15 +24,17 @@ TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _FLAGS = ("is_first", "is_last", "is_terminal")
 
 
-def write_rlds(episodes: Iterable[Episode], root: Path) -> int:
-    """Writes `root`/1.0.0, to be opened as tfds.builder(root.name, data_dir=root.parent); returns the episode count.
+def write_rlds(episodes: Iterable[Episode], root: Path, name: str | None = None) -> int:
+    """Writes `root`/1.0.0, to be opened as tfds.builder(name, data_dir=root.parent); returns the episode count.
 
-    Picture files stay the bytes they are, pixels become PNG. Raises DatasetError when the name of `root` is none for
-    TFDS, an episode does not fit with the first, or there is none.
+    name: by default that of the folder; the folder needs this name when TFDS opens it. Picture files stay the bytes
+    they are, pixels become PNG. Raises DatasetError when the name is none for TFDS, an episode does not fit with the
+    first, or there is none.
     """
-    if not TFDS_NAME.fullmatch(Path(root).name):
-        raise DatasetError(f"{Path(root).name!r} is no name for TFDS; use small letters, digits and '_' only.")
-    with RldsWriter(Path(root)) as writer:
+    name = name or Path(root).name
+    if not TFDS_NAME.fullmatch(name):
+        raise DatasetError(f"{name!r} is no name for TFDS; use small letters, digits and '_' only.")
+    with RldsWriter(Path(root), name) as writer:
         for episode in episodes:
             writer.add(episode)
         return writer.finish()
@@ -41,8 +43,8 @@ def write_rlds(episodes: Iterable[Episode], root: Path) -> int:
 class RldsWriter:
     """Adds episodes one by one; `finish` gives the shards their names and writes what describes them."""
 
-    def __init__(self, root: Path, name: str | None = None) -> None:
-        self._name = name or root.name
+    def __init__(self, root: Path, name: str) -> None:
+        self._name = name
         self._folder = root / RELEASE
         self._folder.mkdir(parents=True)
         self._shard: RecordWriter | None = None
