@@ -282,6 +282,22 @@ def test_a_recorder_that_is_told_to_end_leaves_the_episode_for_a_repair(cell):
     assert facts_of(result.folder)["openvla.interrupted"] == "true"
 
 
+def test_sigterm_in_the_middle_of_an_episode_ends_the_process_and_keeps_the_episode(world, camera, tmp_path, start):
+    cell = Cell(world, tmp_path / "episodes")
+    process = start("openvla_ros.recorder_node", "-p", f"root:={cell.root}", "-p", "min_free_gb:=0.0")
+    cell.wait_until_ready()
+    assert cell.call(START)[0]
+    before = len(cell.sent)
+    world.wait_for(lambda: len(cell.sent) > before + 20, "poses")
+    process.terminate()
+    world.wait_for(lambda: process.poll() is not None, "the end of the process")
+    assert process.returncode == 0, process.log.read_text()
+    assert bag_store.EpisodeStore(cell.root).committed() == []
+    (result,) = repair(cell.root)
+    assert facts_of(result.folder)["openvla.outcome"] == "unknown"
+    assert len(read(result.folder)["/robot/current_pose"]) >= 20
+
+
 def test_the_shipped_file_says_what_the_settings_say():
     import dataclasses
 
