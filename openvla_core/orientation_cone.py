@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from openvla_core.vectors import ZERO, Vector, angle, cross, dot, minus, plus, s
 # Rounding by which a tilt may exceed the largest one; and from where on the arm counts as outside. Radians.
 ROUNDING = 1e-9
 OUTSIDE = 1e-6
+TINY = 1e-12
 
 
 class OrientationCone:
@@ -49,7 +51,7 @@ class OrientationCone:
         return self.clamp(goal)
 
     def holds(self, quaternion: np.ndarray, motion: Motion) -> bool:
-        """Whether the way to standstill of a rotation stays in the cone, or no further out than the orientation now.
+        """Whether the way to standstill of a rotation stays in the cone; from outside, whether it only comes in.
 
         Args:
             quaternion: the orientation (4,) that position, corners and end of the motion, rotation vectors, start from.
@@ -57,9 +59,14 @@ class OrientationCone:
         if self._open:
             return True
         now = self._axis(quaternion)
-        allowed = max(self._max_tilt + ROUNDING, angle(now, self._cone_axis) + 1e-12)
         start = _turned_by(now, motion.position)
-        return self._largest_tilt(start, minus(motion.end, motion.position)) + _bend(motion) <= allowed
+        turn = minus(motion.end, motion.position)
+        allowed, tilt = self._max_tilt + ROUNDING, angle(now, self._cone_axis)
+        if tilt > allowed:
+            allowed = min(angle(start, self._cone_axis), tilt) + TINY
+            if not _goes_forward(motion, turn):
+                return False
+        return self._largest_tilt(start, turn) + _bend(motion) <= allowed
 
     def _axis(self, quaternion: np.ndarray) -> Vector:
         """The axis of the tool in the base frame."""
@@ -87,6 +94,12 @@ def _unit(values: Sequence[float]) -> Vector:
 def _turned_by(axis: Vector, vector: Vector) -> Vector:
     size = math.hypot(*vector)
     return turned(axis, scaled(vector, 1.0 / size), size) if size > 0.0 else axis
+
+
+def _goes_forward(motion: Motion, turn: Vector) -> bool:
+    """Whether the way, from its position by turn to its end, never goes back."""
+    ways = [dot(corner, turn) for corner in motion.corners]
+    return all(b >= a - TINY for a, b in pairwise(ways))
 
 
 def _bend(motion: Motion) -> float:
