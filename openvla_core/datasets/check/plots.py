@@ -91,7 +91,7 @@ def columns(counts: Sequence[int], width: int = 310, height: int = 110) -> str:
     return _svg(width, height, "".join(parts))
 
 
-def timeline(lines: Sequence[Line], marks: Sequence[float], width: int = 970, height: int = 120) -> str:
+def timeline(lines: Sequence[Line], marks: Sequence[float], width: int = 1020, height: int = 120) -> str:
     """Curves over one time axis in seconds; marks are times at which something was found."""
     start = min([float(line.times_s[0]) for line in lines] + list(marks))
     end = max([float(line.times_s[-1]) for line in lines] + list(marks))
@@ -117,6 +117,8 @@ def timeline(lines: Sequence[Line], marks: Sequence[float], width: int = 970, he
         parts.append(f'<text x="{place + 19}" y="{height - 6}">{escape(line.label)}</text>')
         place += 40 + 6 * len(line.label)
     for second in range(int(np.ceil(start)), int(end) + 1, max(1, int((end - start) / 12))):
+        if (second - start) * scale < 12:
+            continue  # would be cut off
         parts.append(
             f'<text x="{(second - start) * scale:.1f}" y="{floor + 13}" text-anchor="middle">{second} s</text>'
         )

@@ -86,8 +86,8 @@ def _gaps(evidence: Evidence, role: str, stream: Stream, settings: CheckSettings
         lost = float(np.round(intervals[holes] / usual - 1).sum())
         longest = holes[np.argmax(intervals[holes])]
         sentence = (
-            f"{len(holes)} holes in {stream.topic}, the longest {intervals[longest]:.2f} s, about {lost:.0f} messages "
-            f"lost; expected one every {usual * 1e3:.0f} ms"
+            f"{len(holes)} {'hole' if len(holes) == 1 else 'holes'} in {stream.topic}, the longest "
+            f"{intervals[longest]:.2f} s, about {lost:.0f} messages lost; expected one every {usual * 1e3:.0f} ms"
         )
         yield Finding(GAP_CODES[role], sentence, evidence.name, evidence.seconds(stamps[longest]))
 
