@@ -42,7 +42,8 @@ def html(report: Report) -> str:
     seconds = sum(float(e.episode.times_s[-1]) for e in report.evidences if e.episode is not None and len(e.episode))
     figures = [
         (len(report.evidences), "episodes", ""), (report.steps, "steps", ""), (f"{seconds / 60:.1f}", "minutes", ""),
-        (errors, "errors", "error" if errors else "fine"), (warnings, "warnings", "warning" if warnings else "fine"),
+        (errors, "error" if errors == 1 else "errors", "error" if errors else "fine"),
+        (warnings, "warning" if warnings == 1 else "warnings", "warning" if warnings else "fine"),
     ]  # fmt: skip
     cards = "".join(f'<div class="card {style}"><b>{value}</b>{label}</div>' for value, label, style in figures)
     return (
