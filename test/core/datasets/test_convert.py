@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import bag_tools
 import numpy as np
 import pytest
 from demonstrations import assert_same, assert_same_facts, episode, episodes
@@ -38,6 +39,16 @@ def test_a_chain_through_every_format_changes_nothing(tmp_path):
         assert convert(source, tmp_path / f"set_{index}", to) == 3
         source = open_source(tmp_path / f"set_{index}")
         assert_same(given, source)
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_recorded_bags_come_out_as_they_were_read(tmp_path, to):
+    scribe = bag_tools.Scribe()
+    for seed in (1, 2):
+        scribe.write(bag_tools.demonstration(seed), tmp_path / "bags")
+    bags = open_source(tmp_path / "bags")
+    assert convert(bags, tmp_path / "set", to) == 2
+    assert_same(list(bags), open_source(tmp_path / "set"))
 
 
 @pytest.mark.parametrize("to", TARGETS)
