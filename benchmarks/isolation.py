@@ -61,7 +61,14 @@ CASES = (
     Case("loopback, LOCALHOST program, same computer", LOOPBACK, LOCALHOST, same_computer=True, expected="all"),
     Case("loopback to loopback, same computer", LOOPBACK, LOOPBACK, same_computer=True, expected="all"),
 )
-FILMS = {"plain ROS 2": {}, "loopback": LOOPBACK, "lan": OPEN}
+# Settings of the camera and of who watches it.
+FILMS = {
+    "plain ROS 2": ({}, {}),
+    "only the policy in loopback": ({}, LOOPBACK),
+    "only the camera in loopback": (LOOPBACK, {}),
+    "loopback": (LOOPBACK, LOOPBACK),
+    "lan": (OPEN, OPEN),
+}
 
 
 def main() -> int:
@@ -197,10 +204,10 @@ def run_case(computers: dict[str, Computer], case: Case, count: int, patience_s:
 
 def run_film(computers: dict[str, Computer], name: str, count: int) -> dict:
     """Images of 640 x 480 at 30 Hz between two processes of one computer."""
-    robot, env = computers["robot"], FILMS[name]
+    robot, (camera_env, watcher_env) = computers["robot"], FILMS[name]
     with contextlib.ExitStack() as stack:
-        watcher, _ = start_listener(stack, robot, env, bool(env), role="watch")
-        camera = robot.start("film", env, bool(env), count=count, rate_hz=30)
+        watcher, _ = start_listener(stack, robot, watcher_env, bool(watcher_env), role="watch")
+        camera = robot.start("film", camera_env, bool(camera_env), count=count, rate_hz=30)
         stack.callback(camera.kill)
         last_line(camera)
         return {"name": name, "sent": count, **last_line(watcher)}
@@ -231,7 +238,7 @@ def row_text(row: dict) -> str:
 def film_text(film: dict) -> str:
     lost = 1 - film["received"] / film["sent"]
     return (
-        f"images 640x480 at 30 Hz, {film['name']:<12} {film['received']} of {film['sent']} ({lost:.0%} lost), "
+        f"images 640x480 at 30 Hz, {film['name']:<28} {film['received']} of {film['sent']} ({lost:.0%} lost), "
         f"age median {film['age_median_ms']} ms, p99 {film['age_p99_ms']} ms"
     )
 
