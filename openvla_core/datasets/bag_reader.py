@@ -14,7 +14,6 @@ from openvla_core.config import setting, settings_from_mapping
 from openvla_core.conventions import ActionConvention, convention_from_mapping, load_convention
 from openvla_core.datasets import actions as labels
 from openvla_core.datasets.alignment import NS_PER_S, Series, Steps, align
-from openvla_core.datasets.bag_messages import POSE_TYPES
 from openvla_core.datasets.episode import Episode
 from openvla_core.datasets.gripper_joints import opening_of_joints
 from openvla_core.datasets.recording import CAMERAS, METADATA_FILE, Recording, Stream, frames_of, read_recording
@@ -109,10 +108,6 @@ def build_episode(recording: Recording, settings: ReadingSettings) -> Episode:
             raise DatasetError(
                 f"{recording.name} has no messages for {role}. Its topics: {known}. Name one in `topics`."
             )
-    if recording.streams["pose"].kind not in POSE_TYPES:
-        raise DatasetError(
-            f"{recording.name}: the pose topic has type {recording.streams['pose'].kind}, which is no pose."
-        )
     card = labels.card_for(card_of(recording, settings), settings.rotation)
     streams = _with_opening(recording.streams, settings)
     instruction, span = instruction_of(recording, settings)

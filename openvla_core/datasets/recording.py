@@ -16,6 +16,7 @@ from openvla_core.datasets.bag_messages import (
     IMAGE_TYPES,
     JOINT_TYPE,
     NUMBERS,
+    POSE_TYPES,
     TEXT_TYPE,
     MessageReader,
     header_stamp_ns,
@@ -47,7 +48,7 @@ class Stream:
 
     stamps_ns (N,) int64: header stamps; arrival times where the type has no header or no stamp was ever set.
     arrivals_ns (N,) int64: when each was recorded. values (N, n) float64, empty for pictures and text; rows of NaN
-    where a message could not be used. texts: for text. frames: the frame ids seen. names: of the columns of joint states.
+    where a message could not be used. texts: for text. frames: frame ids. names: of the columns of joint states.
     stamped: true when stamps_ns are header stamps.
     """
 
@@ -154,7 +155,7 @@ def _explained(path: Path) -> Iterator[None]:
     except (ReaderError, AssertionError, EOFError, IndexError, KeyError, OSError, TypeError, ValueError,
             sqlite3.Error, struct.error) as error:  # fmt: skip
         raise DatasetError(
-            f"{path} is damaged ({str(error)[:200] or type(error).__name__}). Try `openvla record repair`, or remove it."
+            f"{path} is damaged ({str(error)[:200] or type(error).__name__}). Try `openvla record repair`."
         ) from error
 
 
@@ -201,13 +202,20 @@ def choose_topics(recorded: Mapping[str, tuple[str, int]], wanted: Mapping[str, 
             )
         if found and recorded[found[0]][1]:
             kind = recorded[found[0]][0]
-            allowed = IMAGE_TYPES if role in CAMERAS else (TEXT_TYPE,) if role == "instruction" else tuple(NUMBERS)
+            allowed = _allowed_types(role)
             if kind not in allowed:
                 raise DatasetError(
                     f"the topic {found[0]} for {role} has the type {kind}; expected one of {', '.join(allowed)}."
                 )
             chosen[role] = found[0]
     return chosen
+
+
+def _allowed_types(role: str) -> tuple[str, ...]:
+    if role in CAMERAS:
+        return IMAGE_TYPES
+    special = {"instruction": (TEXT_TYPE,), "pose": POSE_TYPES, "target": POSE_TYPES, "applied": (APPLIED_TYPE,)}
+    return special.get(role, tuple(NUMBERS))
 
 
 def _matches(recorded: Mapping[str, Any], name: str) -> list[str]:

@@ -31,7 +31,15 @@ def check(evidence: Evidence, settings: CheckSettings) -> Iterator[Finding]:
         yield Finding("FAILURE_INCLUDED", "the outcome is failure; expected success", name)
     elif facts.get("outcome") != "success" and success is None:
         yield Finding("OUTCOME_MISSING", "the outcome is not told; expected success or failure", name)
+    if _is_true(facts.get("repaired")) or _is_true(facts.get("interrupted")):
+        yield Finding("EPISODE_CUT", "the recorder was interrupted; expected an episode that was ended", name)
+    if facts.get("dropped") not in (None, "", "0", 0):
+        yield Finding("MESSAGES_DROPPED", f"{facts['dropped']} messages were dropped; expected none", name)
     yield from _card(evidence)
+
+
+def _is_true(value: object) -> bool:
+    return value is True or value == "true"
 
 
 def _streams(evidence: Evidence) -> Iterator[Finding]:

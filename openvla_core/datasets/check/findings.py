@@ -49,6 +49,12 @@ KINDS: dict[str, Kind] = {
     "EPISODE_OPEN": Kind(
         WARNING, "episodes were left open", "Run `openvla record repair` to get them back, or delete them."
     ),
+    "EPISODE_CUT": Kind(
+        WARNING,
+        "the end of the recording was cut off",
+        "Look at its last seconds; leave it out if the task is not done.",
+    ),
+    "MESSAGES_DROPPED": Kind(WARNING, "the recorder could not keep up", "Record to a faster disk, or fewer topics."),
     "EPISODE_UNUSABLE": Kind(ERROR, "the recording does not become an episode", _RERECORD),
     # time
     "CAMERA_SLOW": Kind(

@@ -151,6 +151,14 @@ def card_mixed(tape):
     tape.facts["convention"] = {**tiny_convention(), "translation_scale": 0.05}
 
 
+def episode_cut(tape):
+    tape.facts["interrupted"] = True
+
+
+def messages_dropped(tape):
+    tape.facts["dropped"] = 12
+
+
 def robot_mixed(tape):
     tape.facts["robot"] = "franka"
 
@@ -344,7 +352,8 @@ def outlier(tape):
 
 
 PLANTED = [
-    (camera_slow, "CAMERA_SLOW"), (camera_gaps, "CAMERA_GAPS"), (pose_gaps, "POSE_GAPS"),
+    (camera_slow, "CAMERA_SLOW"), (episode_cut, "EPISODE_CUT"), (messages_dropped, "MESSAGES_DROPPED"),
+    (camera_gaps, "CAMERA_GAPS"), (pose_gaps, "POSE_GAPS"),
     (stamp_duplicate, "STAMP_DUPLICATE"), (stamp_backwards, "STAMP_BACKWARDS"), (stamp_missing, "STAMP_MISSING"),
     (clock_jump, "CLOCK_JUMP"), (clock_offset, "CLOCK_OFFSET"), (too_short, "TOO_SHORT"), (too_long, "TOO_LONG"),
     (steps_dropped, "STEPS_DROPPED"), (instruction_missing, "INSTRUCTION_MISSING"),
@@ -443,6 +452,12 @@ def test_flipped_bytes_are_found(folder):
     data[len(data) // 3 : len(data) // 3 + 4000] = bytes(4000)
     file.write_bytes(data)
     assert set(codes(folder).values()) == {"episode_0002"}
+
+
+def test_a_recording_that_does_not_become_an_episode_is_found(folder):
+    """Labels from what a controller applied, and no controller was there."""
+    found = {finding.code for finding in check_bags(folder, ReadingSettings(actions="applied")).findings}
+    assert found == {"EPISODE_UNUSABLE"}
 
 
 def test_an_unfinished_bag_is_found(folder):
