@@ -183,6 +183,7 @@ class ControllerNode(LifecycleNode):
         self._estop_topic = conversions.to_flag(message)
         if self._supervisor is not None:
             self._supervisor.estop.on_topic(self._estop_topic, time.monotonic())
+            self._on_tick()  # the next tick may be 20 ms away
 
     def _check_graph(self) -> None:
         if self._supervisor is not None:
@@ -237,14 +238,16 @@ class ControllerNode(LifecycleNode):
         # After a late tick the timer catches up; two commands at once would be a speed that nobody asked for.
         if self._supervisor is None or time.monotonic() - self._last_tick_s < 0.5 / self._settings.rate_hz:
             return
-        now_s = self._last_tick_s = self._look_at_the_clock()
+        # Read together: the stamps of the commands are then as far apart as the times they were made for.
+        stamp_ns, now_s = self._now_ns(), time.monotonic()
+        self._last_tick_s = now_s
+        self._supervisor.on_clock(stamp_ns, now_s)
         self._figures.on_tick(now_s)
         self._supervisor.on_backend(None if self._dry_run else self._backend.problem())
         command = self._supervisor.tick(now_s)
         verdict = self._supervisor.verdict(now_s)
         if command is not None:
             self._figures.on_command(now_s)
-            stamp_ns = self._now_ns()
             self._commanded.publish(conversions.pose_message(command.safe.pose, stamp_ns, self._settings.base_frame))
             if not self._dry_run:
                 self._backend.send(command.safe, stamp_ns)
