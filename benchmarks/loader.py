@@ -99,10 +99,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     ratio = per_core["ours"] / per_core["folder"]
     print(f"ratio        {ratio:.2f} of the image folder (aim: {AIM} samples per second and core: {verdict(per_core)})")
     flat = child(arguments, "memory")
-    print(
-        f"memory       {flat['start_bytes'] / 1e6:.1f} MB after {flat['warm']:,} samples, {flat['end_bytes'] / 1e6:.1f} MB "
-        f"after {flat['samples']:,}; slope {flat['slope_bytes_per_1000']:+,.0f} bytes per 1,000 samples"
-    )
+    start, end = (flat[key] / 1e6 for key in ("start_bytes", "end_bytes"))
+    print(f"memory       {start:.1f} MB after {flat['warm']:,} samples, {end:.1f} MB after {flat['samples']:,};")
+    print(f"             slope {flat['slope_bytes_per_1000']:+,.0f} bytes per 1,000 samples", flush=True)
     return {
         "date": datetime.date.today().isoformat(),
         "episodes": arguments.episodes,
@@ -144,7 +143,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, float]:
         "folder": lambda: image_folder(arguments.folder / "files", arguments.batch),
     }
     batches = makers[arguments.only]()
-    samples = arguments.samples // (8 if arguments.only == "ours_augmented" else 1)
+    samples = arguments.samples // (4 if arguments.only == "ours_augmented" else 1)
     count = max(1, samples // arguments.batch)
     for _ in itertools.islice(batches, 2):
         pass

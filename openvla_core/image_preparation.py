@@ -107,7 +107,7 @@ def center_crop_resize(pixels: np.ndarray, area: float) -> np.ndarray:
     side = np.sqrt(np.float32(area))
     start = (np.float32(1.0) - side) / np.float32(2.0)
     box = (start, start, start + side, start + side)
-    return to_bytes(crop_and_resize(to_unit_range(pixels), box, *pixels.shape[:2]))
+    return np.ascontiguousarray(to_bytes(crop_and_resize(to_unit_range(pixels), box, *pixels.shape[:2])))
 
 
 def crop_and_resize(image: np.ndarray, box: tuple[float, float, float, float], height: int, width: int) -> np.ndarray:
@@ -123,11 +123,16 @@ def crop_and_resize(image: np.ndarray, box: tuple[float, float, float, float], h
     """
     top, bottom, down, inside_y = _between(box[0], box[2], image.shape[0], height)
     left, right, along, inside_x = _between(box[1], box[3], image.shape[1], width)
-    along, down = along[None, :, None], down[:, None, None]
-    upper, lower = image[top], image[bottom]
-    upper = upper[:, left] + (upper[:, right] - upper[:, left]) * along
-    lower = lower[:, left] + (lower[:, right] - lower[:, left]) * along
-    return (upper + (lower - upper) * down) * (inside_y[:, None] & inside_x)[:, :, None]
+    # Both times the lines that are picked lie together in memory: columns first, (W, 3, H), then rows, (H, 3, W).
+    columns = np.ascontiguousarray(image.transpose(1, 2, 0))
+    before, after = columns[left], columns[right]
+    columns = before + (after - before) * along[:, None, None]
+    rows = np.ascontiguousarray(columns.transpose(2, 1, 0))
+    upper, lower = rows[top], rows[bottom]
+    result = (upper + (lower - upper) * down[:, None, None]).transpose(0, 2, 1)
+    if not (inside_y.all() and inside_x.all()):
+        result = result * (inside_y[:, None] & inside_x)[:, :, None]
+    return result
 
 
 def to_unit_range(pixels: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ def write_metadataset(path: Path, mixture: Mixture, folders: Mapping[str, Path])
 
 
 def step_of(sample: Mapping[str, Any]) -> Step:
-    """One sample of a shard, {"jpg" or "png": bytes, "json": bytes}, as Energon and WebDataset hand it out undecoded."""
+    """One sample, {"jpg" or "png": bytes, "json": bytes}, as Energon and WebDataset hand it out: undecoded."""
     image = sample.get("jpg", sample.get("png"))
     if not isinstance(image, bytes) or not isinstance(sample.get("json"), bytes):
         raise DatasetError(f"the sample holds {sorted(map(str, sample))}; expected the undecoded files jpg and json.")

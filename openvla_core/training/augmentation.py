@@ -33,7 +33,7 @@ class Augmentation:
         image = adjust_brightness(image, rng.uniform(-self.brightness, self.brightness))
         image = adjust_contrast(image, rng.uniform(*self.contrast))
         image = adjust_saturation(image, rng.uniform(*self.saturation))
-        return to_bytes(adjust_hue(image, rng.uniform(-self.hue, self.hue)))
+        return np.ascontiguousarray(to_bytes(adjust_hue(image, rng.uniform(-self.hue, self.hue))))
 
 
 def crop_box(area: float, place: float) -> tuple[float, float, float, float]:
@@ -59,36 +59,67 @@ def adjust_brightness(image: np.ndarray, delta: float) -> np.ndarray:
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Stretches every channel about its mean."""
-    mean = image.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-    return _clip((image - mean) * np.float32(factor) + mean)
+    result = _planes(image.shape)
+    for channel, plane in enumerate(_channels(image)):
+        mean = np.float32(plane.mean(dtype=np.float64))
+        result[..., channel] = (plane - mean) * np.float32(factor) + mean
+    return _clip(result)
 
 
 def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiplies the saturation of HSV, at most up to 1; the brightest channel and the hue stay."""
-    brightest, darkest = image.max(axis=2, keepdims=True), image.min(axis=2, keepdims=True)
-    chroma = brightest - darkest
+    brightest, _, chroma = _extremes(image)
     # The darkest channel reaches 0 where the saturation reaches 1.
     most = np.divide(brightest, chroma, out=np.ones_like(chroma), where=chroma > 0)
-    return _clip(brightest - (brightest - image) * np.minimum(np.float32(factor), most))
+    most = np.minimum(np.float32(factor), most)
+    result = _planes(image.shape)
+    for channel, plane in enumerate(_channels(image)):
+        result[..., channel] = brightest - (brightest - plane) * most
+    return _clip(result)
 
 
 def adjust_hue(image: np.ndarray, delta: float) -> np.ndarray:
     """Turns the colour circle by `delta`, 1 being once around; the brightest and the darkest value of a pixel stay."""
-    brightest, darkest = image.max(axis=2, keepdims=True), image.min(axis=2, keepdims=True)
-    chroma = brightest - darkest
-    sixths = (_hue(image, chroma[:, :, 0]) + np.float32(6.0 * delta))[:, :, None]
+    _, darkest, chroma = _extremes(image)
+    sixths = _hue(image, chroma) + np.float32(6.0 * (delta - round(delta)))
+    result = _planes(image.shape)
     # Red is full within one sixth of 0 and gone beyond two; green and blue follow a third and two thirds later.
-    distance = np.abs((sixths + np.array([0.0, 4.0, 2.0], dtype=np.float32)) % 6.0 - 3.0)
-    return _clip(darkest + chroma * np.clip(distance - 1.0, 0.0, 1.0))
+    for channel, later in enumerate((0.0, 4.0, 2.0)):
+        turned = sixths + np.float32(later)  # from -4 to 12: once around at most
+        turned = np.where(
+            turned >= 6.0, turned - np.float32(6.0), np.where(turned < 0, turned + np.float32(6.0), turned)
+        )
+        share = np.clip(np.abs(turned - np.float32(3.0)) - np.float32(1.0), 0.0, 1.0)
+        result[..., channel] = darkest + chroma * share
+    return _clip(result)
 
 
 def _hue(image: np.ndarray, chroma: np.ndarray) -> np.ndarray:
     """(H, W) in sixths of the colour circle: red 0, green 2, blue 4."""
-    red, green, blue = image[:, :, 0], image[:, :, 1], image[:, :, 2]
-    differences = np.choose(image.argmax(axis=2), [green - blue, blue - red, red - green])
-    ratio = np.divide(differences, chroma, out=np.zeros_like(chroma), where=chroma > 0)
-    return ratio + 2.0 * image.argmax(axis=2).astype(np.float32)
+    red, green, blue = _channels(image)
+    is_red = (red >= green) & (red >= blue)
+    is_green = ~is_red & (green >= blue)
+    difference = np.where(is_red, green - blue, np.where(is_green, blue - red, red - green))
+    ratio = np.divide(difference, chroma, out=np.zeros_like(chroma), where=chroma > 0)
+    return ratio + np.where(is_red, np.float32(0.0), np.where(is_green, np.float32(2.0), np.float32(4.0)))
+
+
+def _extremes(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The brightest and the darkest channel of every pixel and their difference, each (H, W)."""
+    red, green, blue = _channels(image)
+    brightest, darkest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    return brightest, darkest, brightest - darkest
+
+
+def _channels(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return image[..., 0], image[..., 1], image[..., 2]
+
+
+def _planes(shape: tuple[int, ...]) -> np.ndarray:
+    """An empty (H, W, 3) float32 image; in memory the rows of each channel lie together, which makes all steps fast."""
+    height, width, channels = shape
+    return np.empty((height, channels, width), dtype=np.float32).transpose(0, 2, 1)
 
 
 def _clip(image: np.ndarray) -> np.ndarray:
-    return np.clip(image, 0.0, 1.0).astype(np.float32, copy=False)
+    return np.clip(image, np.float32(0.0), np.float32(1.0))
