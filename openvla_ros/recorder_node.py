@@ -3,7 +3,6 @@
 import sys
 import time
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from openvla_core.datasets.bag_thread import EpisodeThread
 from openvla_core.datasets.message_types import MessageTypes
 from openvla_core.errors import ConventionError, DatasetError, OpenVLAError
 from openvla_ros import conversions, topics
+from openvla_ros.episode_facts import audit, longest, package_version, slow_topics
 from openvla_ros.message_files import find_definition
 from openvla_ros.node_support import run
 from openvla_ros.parameters import declare_settings
@@ -27,7 +27,6 @@ from openvla_ros.topics import State
 LOOK_S = 0.2
 CARD_S = 2.0
 CHANGE_S = 1.0  # an instruction that comes later than this after the start replaces one that was followed
-ENOUGH = 0.8  # a topic is slow below this share of the rate it should have
 # Said once and true until said again: an episode begins with the newest of these.
 SAID_ONCE = (topics.INSTRUCTION, topics.POLICY_INSTRUCTION, "controller_node/status")
 
@@ -279,16 +278,7 @@ class RecorderNode(Node):
 
     def ending_facts(self, outcome: str, duration_s: float, dropped: int) -> dict[str, Any]:
         """What is known at the end: the verdict, the sentence, and how the topics came."""
-        heard = [tap for tap in self.taps if tap.facts is not None]
-        facts = {
-            "outcome": outcome,
-            "duration_s": round(duration_s, 3),
-            "convention": self.card,
-            "rates": {tap.facts.name: round(tap.rate_hz, 2) for tap in heard if tap.facts},
-            "expected_rates": {tap.facts.name: tap.wanted.rate_hz for tap in heard if tap.facts and tap.wanted.rate_hz},
-            "longest_gaps": {tap.facts.name: round(tap.longest_gap_s, 3) for tap in heard if tap.facts},
-            "missing": [tap.name for tap in self.taps if tap.wanted.required and not tap.count],
-        }
+        facts = {"outcome": outcome, "duration_s": round(duration_s, 3), "convention": self.card, **audit(self.taps)}
         if self.instructions:
             facts |= {"instruction": longest(self.instructions, duration_s), "instructions": self.instructions}
         return {**facts, "dropped": dropped} if dropped else facts
@@ -300,13 +290,7 @@ class RecorderNode(Node):
             sentences.append("The instruction changed in between.")
         if self.card is None:
             sentences.append("It has no convention card.")
-        for tap in self.taps:
-            wanted = tap.wanted
-            if wanted.required and not tap.count:
-                sentences.append(f"{tap.name} is missing.")
-            elif wanted.rate_hz and tap.count and tap.rate_hz < ENOUGH * wanted.rate_hz:
-                sentences.append(f"{tap.name} came at {tap.rate_hz:.1f} Hz, expected {wanted.rate_hz:g} Hz.")
-        return sentences
+        return sentences + slow_topics(self.taps)
 
     def measure(self) -> dict:
         return {"instruction": self.instruction, "rate_hz": self.taps[0].rate_hz if self.taps else 0.0}
@@ -318,20 +302,6 @@ class RecorderNode(Node):
             details["seconds"] = f"{time.monotonic() - self.started_s:.1f}"
             details["dropped"] = str(self.writing.dropped)
         return details
-
-
-def longest(instructions: list[list], duration_s: float) -> str:
-    """The sentence that was in force for the longest time; each comes with the seconds at which it began."""
-    ends = [began for began, _ in instructions[1:]] + [duration_s]
-    return max(zip(instructions, ends, strict=True), key=lambda entry: entry[1] - entry[0][0])[0][1]
-
-
-def package_version() -> str:
-    """The version of this package; empty when it is not installed."""
-    try:
-        return version("openvla_ros")
-    except PackageNotFoundError:
-        return ""
 
 
 def main(args: list[str] | None = None) -> int:

@@ -9,19 +9,17 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from openvla_core.datasets.bag_metadata import METADATA_FILE, TopicFacts, read_metadata, sync_folder
+from openvla_core.datasets.bag_metadata import METADATA_FILE, read_metadata, sync_folder
 from openvla_core.datasets.bag_store import FACTS_FILE, EpisodeStore
 from openvla_core.datasets.bag_writer import BagWriter, facts_as_custom_data, storage_error
+from openvla_core.datasets.mcap_salvage import MAGIC, read_messages
 from openvla_core.errors import DatasetError, OpenVLAError
 
-MAGIC = b"\x89MCAP0\r\n"
-HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06
-LARGEST_RECORD = 1 << 30
 REPAIR_SUFFIX = ".repair"
 MAX_FACTS_BYTES = 16_000_000
 
@@ -175,99 +173,6 @@ def _noted_facts(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return {str(name): value for name, value in facts.items()} if isinstance(facts, dict) else {}
-
-
-def read_messages(source: BinaryIO) -> Iterator[tuple[TopicFacts, int, int, bytes]]:
-    """Every whole message of an MCAP file that may be cut off or damaged: topic, log time, publish time (ns), data.
-
-    A chunk whose checksum is wrong is left out; in a chunk that is cut off, the messages before the cut are kept.
-    """
-    from mcap.records import Channel, Schema
-
-    schemas: dict[int, Schema] = {}
-    topics: dict[int, TopicFacts] = {}
-    for opcode, content in _flat_records(source):
-        if opcode == SCHEMA:
-            schema = Schema.read(_stream(content))
-            schemas[schema.id] = schema
-        elif opcode == CHANNEL:
-            channel = Channel.read(_stream(content))
-            if channel.schema_id in schemas:
-                topics[channel.id] = _topic(channel, schemas[channel.schema_id])
-        elif opcode == MESSAGE and len(content) >= 22:
-            identity = int.from_bytes(content[:2], "little")
-            if identity in topics:
-                log_ns, publish_ns = int.from_bytes(content[6:14], "little"), int.from_bytes(content[14:22], "little")
-                yield topics[identity], log_ns, publish_ns, content[22:]
-
-
-def _topic(channel: Any, schema: Any) -> TopicFacts:
-    import yaml
-
-    profiles = yaml.safe_load(channel.metadata.get("offered_qos_profiles") or "[]")
-    return TopicFacts(
-        name=channel.topic,
-        type=schema.name,
-        definition=schema.data.decode(),
-        type_hash=channel.metadata.get("topic_type_hash", ""),
-        qos=tuple(profiles),
-    )
-
-
-def _flat_records(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Opcode and content of the records of a file, those inside chunks included, as far as they are whole."""
-    source.seek(0)
-    if source.read(len(MAGIC)) != MAGIC:
-        return
-    while True:
-        opcode, length = _head(source.read(9))
-        if opcode == 0 or length > LARGEST_RECORD:
-            return
-        content = source.read(length)
-        if opcode == CHUNK:
-            yield from _chunk_records(content)
-        elif len(content) == length and opcode in (SCHEMA, CHANNEL, MESSAGE):
-            yield opcode, content
-        if len(content) < length or opcode == FOOTER:
-            return
-
-
-def _head(data: bytes) -> tuple[int, int]:
-    """Opcode and length of a record; 0, 0 when it is cut off."""
-    return (data[0], int.from_bytes(data[1:9], "little")) if len(data) == 9 else (0, 0)
-
-
-def _chunk_records(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """The records in the content of a chunk of ours (not compressed), the last of which may be cut off."""
-    import zlib
-
-    if len(content) < 32:
-        return
-    checksum = int.from_bytes(content[24:28], "little")
-    name_length = int.from_bytes(content[28:32], "little")
-    start = 32 + name_length + 8
-    if name_length or len(content) < start:
-        return  # compressed by another program, or cut off in the head
-    size = int.from_bytes(content[start - 8 : start], "little")
-    records = content[start:]
-    if len(records) == size and checksum and zlib.crc32(records) != checksum:
-        return
-    position = 0
-    while position + 9 <= len(records):
-        opcode, length = _head(records[position : position + 9])
-        record = records[position + 9 : position + 9 + length]
-        if opcode == 0 or len(record) < length:
-            return
-        yield opcode, record
-        position += 9 + length
-
-
-def _stream(content: bytes) -> Any:
-    from io import BytesIO
-
-    from mcap.data_stream import ReadDataStream
-
-    return ReadDataStream(BytesIO(content))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,8 @@ from openvla_core.datasets.bag_metadata import read_metadata
 from openvla_core.datasets.bag_repair import repair
 from openvla_core.errors import ConfigError
 from openvla_ros import conversions, topics
-from openvla_ros.recorder_node import RecorderNode, longest
+from openvla_ros.episode_facts import longest
+from openvla_ros.recorder_node import RecorderNode
 from openvla_ros.recorder_settings import RecorderSettings, wanted_topics
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 
 from openvla_core.datasets import bag_repair, bag_writer
 from openvla_core.datasets.bag_metadata import read_metadata
-from openvla_core.datasets.bag_repair import main, read_messages, repair
+from openvla_core.datasets.bag_repair import main, repair
 from openvla_core.datasets.bag_store import EpisodeStore
+from openvla_core.datasets.mcap_salvage import read_messages
 from openvla_core.errors import DatasetError
 
 COUNT = 6
@@ -78,7 +80,7 @@ def test_a_file_cut_at_any_byte_yields_the_messages_before_the_cut(tmp_path, mon
     assert len(everything) == COUNT
     cut, counts = tmp_path / "cut.mcap", []
     # Every byte of the last chunks with their indexes, and a sample of the rest.
-    for size in sorted({*range(0, len(whole), 31), *range(len(whole) - 700, len(whole) + 1)}):
+    for size in sorted({*range(0, len(whole), 61), *range(len(whole) - 500, len(whole) + 1)}):
         cut.write_bytes(whole[:size])
         with cut.open("rb") as file:
             found = [(topic.name, log_ns, data) for topic, log_ns, _, data in read_messages(file)]
@@ -107,6 +109,20 @@ def test_a_damaged_chunk_is_left_out_and_the_rest_kept(left_behind):
     assert result.messages == 2 * COUNT - 1
     assert "message 3" not in sentences(result.folder)
     assert "message 4" in sentences(result.folder)
+
+
+def test_no_damage_to_the_file_makes_reading_fail(left_behind, tmp_path):
+    """Bytes changed anywhere cost messages, never an exception."""
+    whole = mcap_of(left_behind).read_bytes()
+    chance = random.Random(0)
+    damaged = tmp_path / "damaged.mcap"
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 20)):
+            data[chance.randrange(8, len(data))] = chance.randrange(256)
+        damaged.write_bytes(data[: chance.randint(1000, len(data))])
+        with damaged.open("rb") as file:
+            assert len(list(read_messages(file))) <= 2 * COUNT
 
 
 def test_an_episode_without_a_message_is_put_aside(tmp_path):

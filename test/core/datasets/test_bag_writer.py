@@ -144,7 +144,7 @@ def test_what_was_flushed_is_in_the_file_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(bag_writer, "FLUSH_S", 0.0)
     episode = bag_bench.begin(tmp_path)
     bag_bench.fill(episode, 5)
-    from openvla_core.datasets.bag_repair import read_messages
+    from openvla_core.datasets.mcap_salvage import read_messages
 
     with episode.writer.path.open("rb") as file:
         assert len(list(read_messages(file))) == 10
