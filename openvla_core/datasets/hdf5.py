@@ -16,6 +16,7 @@ from openvla_core.errors import DatasetError
 DEFAULT_RATE_HZ = 20.0  # of the controllers of robosuite, when env_args does not tell
 SCENE = re.compile(r"^[A-Z][A-Z0-9_]*_SCENE\d+_")
 LIBERO_ENDING = "_demo"
+LIBERO_CAMERA = "agentview_rgb"  # robomimic writes agentview_image; LIBERO's attributes get lost on the way
 
 
 class Hdf5Source:
@@ -67,7 +68,7 @@ class Hdf5Source:
         for key, value in pictures.items():
             if value.dtype != np.uint8:
                 raise DatasetError(f"{path}: the pictures {key!r} have the type {value.dtype}; expected uint8.")
-        rotate = _is_libero(data, arrays) if self._rotate is None else self._rotate
+        rotate = LIBERO_CAMERA in arrays if self._rotate is None else self._rotate
         if rotate:
             pictures = {key: value[:, ::-1, ::-1] for key, value in pictures.items()}
         keys = name_cameras(list(pictures), self._cameras)
@@ -120,16 +121,12 @@ def _own(parent: h5py.Group, name: str, path: Path) -> Any:
     return child
 
 
-def _is_libero(data: h5py.Group, arrays: Mapping[str, np.ndarray]) -> bool:
-    return "problem_info" in data.attrs and any(key.endswith("_rgb") for key in arrays)
-
-
 def _instruction(data: h5py.Group, path: Path) -> str:
     told = _json_attribute(data, "problem_info").get("language_instruction", "")
     sentence = "".join(told) if isinstance(told, list) else str(told)
     if not sentence and path.stem.endswith(LIBERO_ENDING):
         sentence = SCENE.sub("", path.stem.removesuffix(LIBERO_ENDING)).replace("_", " ")
-    return sentence.strip()
+    return sentence.strip(' "')
 
 
 def _rate(data: h5py.Group) -> float:

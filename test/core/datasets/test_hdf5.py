@@ -19,7 +19,7 @@ def write(path, demos=(0, 1, 10), libero=True, steps=6):
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_name": "x", "env_kwargs": {"control_freq": 10}})
         if libero:
-            data.attrs["problem_info"] = json.dumps({"language_instruction": SENTENCE})
+            data.attrs["problem_info"] = json.dumps({"language_instruction": list(f'"{SENTENCE}"')})
         for number in demos:
             demo = data.create_group(f"demo_{number}")
             demo["actions"] = rng.normal(size=(steps, 7))
@@ -65,8 +65,11 @@ def test_robomimic_is_not_turned(tmp_path):
 def test_sentence_comes_from_the_name_when_the_file_has_none(tmp_path):
     path = write(tmp_path / "LIVING_ROOM_SCENE2_pick_up_the_milk_demo.hdf5")
     with h5py.File(path, "a") as file:
-        file["data"].attrs["problem_info"] = "{}"
-    assert Hdf5Source(path)[0].instruction == "pick up the milk"
+        del file["data"].attrs["problem_info"]
+        stored = file["data/demo_0/obs/agentview_rgb"][0]
+    read = Hdf5Source(path)[0]
+    assert read.instruction == "pick up the milk"
+    np.testing.assert_array_equal(read.images["primary"][0], stored[::-1, ::-1])
 
 
 def test_folder_is_one_data_set(tmp_path):
