@@ -1,7 +1,7 @@
 """The recorder node in a real graph: what is said between start and end is in the bag, byte for byte."""
 
+import errno
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.rosbag2 import Reader
 
 from openvla_core.config import check_setting
-from openvla_core.datasets import bag_store
+from openvla_core.datasets import bag_store, bag_writer
 from openvla_core.datasets.bag_metadata import read_metadata
 from openvla_core.datasets.bag_repair import repair
 from openvla_core.errors import ConfigError
@@ -253,15 +253,17 @@ def test_too_little_space_is_refused_with_what_to_do(world, camera, tmp_path):
     assert cell.statuses[-1].state == topics.State.FAULT
 
 
-def test_a_disk_error_stops_the_episode_and_keeps_the_committed_ones(cell):
+def test_a_disk_error_stops_the_episode_and_keeps_the_committed_ones(cell, monkeypatch):
+    def no_space(output, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     committed = cell.record()
     before = {path.name: path.read_bytes() for path in committed.iterdir()}
     assert cell.call(START)[0]
     cell.wait_for_messages(5)
-    full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, cell.recorder.writing.episode.writer._output.descriptor)
-    os.close(full)
-    cell.world.wait_for(lambda: cell.code() == "DISK", "the error")
+    with monkeypatch.context() as patch:
+        patch.setattr(bag_writer._Output, "write", no_space)
+        cell.world.wait_for(lambda: cell.code() == "DISK", "the error")
     assert "is full" in cell.statuses[-1].sentence
     assert {path.name: path.read_bytes() for path in committed.iterdir()} == before
     done, sentence = cell.call(END, True)
