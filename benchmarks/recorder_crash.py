@@ -182,10 +182,10 @@ class Killer:
             if not (self.root / name).is_dir():
                 self.lost.add(name)
         for folder in store.committed():
-            problem = problem_of(folder)
-            if problem:
-                self.damaged[folder.name] = problem
             digest = digest_of(folder)
+            if folder.name not in self.digests and (problem := problem_of(folder)):
+                self.damaged[folder.name] = problem
+            # What was read in full once and has the same bytes need not be read again.
             if self.digests.setdefault(folder.name, digest) != digest:
                 self.damaged[folder.name] = "changed after it was committed"
 
@@ -348,14 +348,18 @@ def main(argv: list[str] | None = None) -> int:
         killer = Killer(Path(folder) / "episodes", options.seed)
         for index in range(options.kills):
             killer.kill_once(index)
-            if sys.stderr.isatty():
-                print(f"\r{index + 1}/{options.kills}", end="", file=sys.stderr, flush=True)
+            print(f"\r{index + 1}/{options.kills}", end="", file=sys.stderr, flush=True)
         figures = killer.results(options.kills)
     full = {"left_out": "not asked for"} if options.no_disk else disk_full_in_namespace()
     report = {
         "what": "recorder killed with SIGKILL at random points; disk full",
         "date": date.today().isoformat(),
-        "machine": {"processors": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
+        "machine": {
+            "processors": os.cpu_count(),
+            "load": os.getloadavg(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+        },
         "versions": {name: version(name) for name in ("rosbags", "mcap", "rclpy", "numpy")},
         "seed": options.seed,
         "crash": figures,
