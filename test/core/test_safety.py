@@ -52,6 +52,7 @@ def at(x=0.5, y=0.0, z=0.3) -> Pose:
     return Pose(np.array([x, y, z]), rotations.IDENTITY)
 
 
+@settings(max_examples=15, deadline=None)
 @given(poses(near))
 def test_an_arm_outside_the_box_may_come_in_but_never_goes_further_out(goal):
     limiter = SafetyLimiter(LIMITS, at(z=-0.10))
