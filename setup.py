@@ -5,7 +5,6 @@ from setuptools import find_packages, setup
 SIMULATION = ["mujoco>=3.3", "imageio-ffmpeg>=0.5"]
 ARMS = ["mink>=1.3"]  # joint angles, for robots that take nothing else
 QUANTIZATION = ["torchao>=0.18,<0.19"]
-NF4 = ["bitsandbytes>=0.50"]  # needs CUDA
 TRAINING = ["accelerate>=1.0", "peft>=0.17", "tqdm>=4.66"]
 CHECKS = ["codespell>=2.3", "hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.12"]
 # rclpy and the message packages for a machine without ROS 2. scripts/setup installs them with their build tools.
@@ -41,7 +40,6 @@ setup(
         "sim": SIMULATION,
         "arms": ARMS,
         "quantization": QUANTIZATION,
-        "nf4": NF4,
         "training": TRAINING,
         "checks": CHECKS,
         "ros": ROS,

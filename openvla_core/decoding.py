@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from openvla_core.errors import ActionTokenError, ConfigError
 from openvla_core.model import OpenVLA
+from openvla_core.model.language_model import new_cache
 
 DECODINGS = ("constrained", "reference")
 
@@ -59,7 +59,7 @@ def generate(
     Returns:
         ids (count,) int64 and the float32 logits they were chosen from (count, vocabulary), on the device of the model.
     """
-    cache = DynamicCache(config=model.language_model.config)
+    cache = new_cache(model.language_model)
     step = {"inputs_embeds": model.embed(input_ids, pixel_values)}
     ids, rows = [], []
     for _ in range(count):

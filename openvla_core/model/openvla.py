@@ -6,14 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openvla_core.model.config import LanguageConfig, OpenVLAConfig
+from openvla_core.model.config import OpenVLAConfig
+from openvla_core.model.language_model import build_llama
 from openvla_core.model.projector import Projector
 from openvla_core.model.vision_backbone import VisionBackbone
-from openvla_core.quiet import quiet
-
-# transformers imports torchao where it is installed, which then lists every kernel that is not for this machine.
-with quiet("torchao", "torch.utils._pytree"):
-    from transformers import LlamaConfig, LlamaForCausalLM
 
 IGNORE_INDEX = -100
 
@@ -43,7 +39,7 @@ class OpenVLA(nn.Module):
         self.vision_backbone = VisionBackbone(config)
         fused = len(config.towers) == 2
         self.projector = Projector(config.vision_dim, config.language.hidden_size, fused)
-        self.language_model = LlamaForCausalLM(llama_config(config.language, attn_implementation))
+        self.language_model = build_llama(config.language, attn_implementation)
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """pixel_values (B, 3 per tower, S, S) -> projected patches (B, P, D_llm), in the dtype of the weights."""
@@ -94,27 +90,3 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     predicted, target = logits[:, :-1], labels[:, 1:]
     kept = target != IGNORE_INDEX
     return F.cross_entropy(predicted[kept].float(), target[kept])
-
-
-def llama_config(config: LanguageConfig, attn_implementation: str) -> LlamaConfig:
-    """Every value is written out, so that a changed default elsewhere cannot change the model."""
-    return LlamaConfig(  # type: ignore[call-arg]
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads,
-        hidden_act="silu",
-        max_position_embeddings=config.max_position_embeddings,
-        rms_norm_eps=config.rms_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        attention_bias=False,
-        mlp_bias=False,
-        attention_dropout=0.0,
-        tie_word_embeddings=False,
-        pad_token_id=config.pad_token_id,
-        bos_token_id=config.bos_token_id,
-        eos_token_id=config.eos_token_id,
-        attn_implementation=attn_implementation,
-    )

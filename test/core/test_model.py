@@ -18,7 +18,8 @@ from openvla_core.errors import ImageError
 from openvla_core.image_processor import letterbox, preprocessor_config
 from openvla_core.model import OpenVLA, OpenVLAConfig
 from openvla_core.model.config import LanguageConfig
-from openvla_core.model.openvla import llama_config, token_loss
+from openvla_core.model.language_model import llama_config
+from openvla_core.model.openvla import token_loss
 from openvla_core.model.vision_backbone import attend
 from openvla_core.prompt import build_prompt
 
