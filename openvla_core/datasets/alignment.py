@@ -18,7 +18,7 @@ LONGEST_STEP = 1.5  # periods from one step to the next; beyond it frames are mi
 
 @dataclass(frozen=True)
 class Series:
-    """A stream in the order of its stamps, one value per stamp. stamps_ns, order (N,) int64; order indexes the stream."""
+    """A stream in the order of its stamps, one value per stamp; stamps_ns, order (N,) int64: stamps, places."""
 
     stamps_ns: np.ndarray
     order: np.ndarray

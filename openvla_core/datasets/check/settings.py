@@ -9,11 +9,11 @@ from openvla_core.config import setting
 class CheckSettings:
     """Limits of the checks. The defaults suit table-top arms at 3 to 15 steps per second."""
 
-    shortest_s: float = setting(1.0, "Shortest episode", unit="s", minimum=0.0)
+    shortest_s: float = setting(0.5, "Shortest episode", unit="s", minimum=0.0)
     longest_s: float = setting(120.0, "Longest episode", unit="s", minimum=1.0)
-    fewest_steps: int = setting(5, "Fewest steps of an episode", minimum=1)
+    fewest_steps: int = setting(4, "Fewest steps of an episode", minimum=1)
     dropped_share: float = setting(0.2, "Largest share of steps that may be unusable", minimum=0.0, maximum=1.0)
-    gap_s: float = setting(0.1, "A hole between two messages has at least this length", unit="s", minimum=0.0)
+    gap_s: float = setting(0.15, "A hole between two messages has at least this length", unit="s", minimum=0.0)
     gap_periods: float = setting(2.5, "and is this many usual intervals long", minimum=1.0)
     clock_s: float = setting(0.3, "Largest difference between the clocks of two streams", unit="s", minimum=0.01)
     jump_s: float = setting(

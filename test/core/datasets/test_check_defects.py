@@ -96,7 +96,7 @@ def clock_offset(tape):
 
 def too_short(tape):
     for topic, notes in tape.notes.items():
-        tape.notes[topic] = [note for note in notes if note.arrival_ns < tape.notes[CAMERA][12].arrival_ns]
+        tape.notes[topic] = [note for note in notes if note.arrival_ns < tape.notes[CAMERA][6].arrival_ns]
 
 
 def too_long(tape):
