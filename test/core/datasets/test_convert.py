@@ -41,12 +41,18 @@ def test_a_chain_through_every_format_changes_nothing(tmp_path):
         assert_same(given, source)
 
 
-@pytest.mark.parametrize("to", TARGETS)
-def test_recorded_bags_come_out_as_they_were_read(tmp_path, to):
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bags")
     scribe = bag_tools.Scribe()
     for seed in (1, 2):
-        scribe.write(bag_tools.demonstration(seed), tmp_path / "bags")
-    bags = open_source(tmp_path / "bags")
+        scribe.write(bag_tools.demonstration(seed), root)
+    return root
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_recorded_bags_come_out_as_they_were_read(tmp_path, recordings, to):
+    bags = open_source(recordings)
     assert convert(bags, tmp_path / "set", to) == 2
     assert_same(list(bags), open_source(tmp_path / "set"))
 
