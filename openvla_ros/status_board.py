@@ -113,7 +113,7 @@ class RecentWords:
             self._said[text] = (said_s, kept_back + 1)
             return ""
         # Sentences may hold numbers: forget the old ones, or there would be more and more.
-        self._said = {known: entry for known, entry in self._said.items() if now_s - entry[0] < REPEAT_S}
+        self._said = {known: entry for known, entry in self._said.items() if now_s - entry[0] < 2 * REPEAT_S}
         self._said[text] = (now_s, 0)
         return f"{text} ({kept_back} times more in {now_s - said_s:.0f} s)" if kept_back else text
 
