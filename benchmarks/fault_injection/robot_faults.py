@@ -1,0 +1,214 @@
+"""Rows about the robot, its feedback, its controller and the gripper."""
+
+import signal
+import time
+
+import numpy as np
+from fault_injection.rows import Trial, row
+from fault_injection.spy import Timeout
+from fault_injection.stream_faults import latched, random_phase, stopped
+
+from openvla_ros.topics import State
+
+
+@row(
+    17,
+    fault="no joint angles for the pose (a pose out of reach)",
+    expected="IK_FAIL",
+    cell="joints",
+    repeats=3,
+    quick=1,
+)
+def no_inverse(cell, i: int) -> Trial:
+    """The box reaches further than the arm: it is sent there."""
+    way = np.array([(0.05, 0.02, 0.04), (0.05, -0.03, 0.03), (0.04, 0.05, 0.03)][i % 3])
+    at_s = time.monotonic()
+    deadline_s = at_s + 25.0
+    while time.monotonic() < deadline_s:
+        cell.spy.order(row=[*way, 0, 0, 0, 1.0], count=5)
+        time.sleep(0.4)
+        codes = [r.code for t, r in list(cell.spy.reports) if t > at_s]
+        if "IK_FAIL" in codes:
+            time.sleep(0.5)
+            return Trial("IK_FAIL", note=f"then {cell.spy.report.state.name}")
+    return Trial(cell.spy.report.code, ok=False)
+
+
+@row(35, fault="the controller is killed; it comes back in standby", expected="STOPPED BACKEND_MULTI", cell="robot",
+     repeats=3, quick=1)  # fmt: skip
+def controller_killed(cell, i: int) -> Trial:
+    random_phase()
+    cell.processes.kill("controller")
+    time.sleep(0.3)
+    still = cell.spy.speed(0.1, measured=True) == 0.0
+    cell.spy.reports.clear()
+    commands = len(cell.spy.commands)
+    cell.start_controller()
+    cell.spy.until(lambda: cell.spy.report and cell.spy.report.code != "STARTING", 20.0, "the controller's word")
+    time.sleep(1.0)  # good actions come all the time
+    report = cell.spy.report
+    quiet = len(cell.spy.commands) == commands
+    begun_s = time.monotonic()
+    cell.recover(60.0)
+    return Trial(
+        report.code, ok=still and quiet and report.state == State.STANDBY,
+        note=f"robot still after 0.3 s, nothing sent before start; start is possible after {time.monotonic() - begun_s:.0f} s",
+    )  # fmt: skip
+
+
+@row(36, fault="the controller is stopped for 2 s (SIGSTOP)", expected="TICK_LATE ACTION_STALE CLOCK_JUMP POSE_STALE",
+     cell="robot", repeats=6, quick=1)  # fmt: skip
+def controller_stopped(cell, i: int) -> Trial:
+    random_phase()
+    cell.processes.signal("controller", signal.SIGSTOP)
+    time.sleep(2.0)
+    still = cell.spy.speed(0.3, measured=True) == 0.0
+    at_s = cell.processes.signal("controller", signal.SIGCONT)
+    trial = stopped(cell, at_s)
+    trial.hold_s = None
+    trial.ok = still
+    return trial
+
+
+@row(37, fault="no robot at the start; activation by lifecycle", expected="REFUSED", cell="", repeats=2, quick=1)
+def robot_absent(cell, i: int) -> Trial:
+    from fault_injection.cell import RobotCell
+
+    absent = RobotCell()
+    try:
+        absent.start_controller("-p", "autostart:=false")
+        assert absent.lifecycle(1, 30.0), "not configured"
+        begun_s = time.monotonic()
+        done = absent.lifecycle(3, 15.0)
+        passed_s = time.monotonic() - begun_s
+        sentence = absent.spy.report.sentence
+        named = "target_pose" in sentence
+        return Trial("ACTIVATED" if done else "REFUSED", ok=named, note=f"after {passed_s:.1f} s: {sentence[:90]}")
+    finally:
+        absent.close()
+
+
+@row(38, fault="the robot's controller goes away while the arm moves", expected="BACKEND_ABSENT", cell="robot", repeats=5,
+     quick=1)  # fmt: skip
+def robot_unlistening(cell, i: int) -> Trial:
+    at_s = cell.set_fault("absent")
+    trial = stopped(cell, at_s, "BACKEND_ABSENT")
+    return latched(cell, trial)
+
+
+@row(38, fault="the robot's driver is killed while the arm moves", expected="POSE_STALE", cell="robot", repeats=3, quick=1,
+     bound_s=0.15)  # fmt: skip
+def robot_killed(cell, i: int) -> Trial:
+    trial = stopped(cell, cell.processes.kill("robot"))
+    cell.start_robot()
+    return trial
+
+
+@row(44, fault="the measured pose falls silent", expected="POSE_STALE", cell="robot", repeats=15, quick=2, bound_s=0.18)
+def pose_silent(cell, i: int) -> Trial:
+    random_phase()
+    return stopped(cell, cell.set_fault("silent"))
+
+
+@row(44, fault="the robot's process is stopped (SIGSTOP)", expected="POSE_STALE", cell="robot", repeats=15, quick=2,
+     bound_s=0.14)  # fmt: skip
+def robot_stopped(cell, i: int) -> Trial:
+    random_phase()
+    at_s = cell.processes.signal("robot", signal.SIGSTOP)
+    trial = stopped(cell, at_s)
+    cell.processes.signal("robot", signal.SIGCONT)
+    return trial
+
+
+@row(
+    44, fault="the measured pose comes 0.3 s late", expected="OK TRACKING POSE_STALE", cell="robot", repeats=4, quick=1
+)
+def pose_late(cell, i: int) -> Trial:
+    at_s = cell.set_fault("late")
+    try:
+        return Trial(stopped(cell, at_s, timeout_s=1.5).code)
+    except Timeout:
+        return Trial("OK")
+
+
+@row(45, fault="the measured pose jumps by 0.3 m", expected="POSE_JUMP", cell="robot", repeats=8, quick=2, bound_s=0.30)
+def pose_jump(cell, i: int) -> Trial:
+    return latched(cell, stopped(cell, cell.set_fault("teleporting")))
+
+
+@row(46, fault="the measured pose is NaN", expected="POSE_INVALID", cell="robot", repeats=8, quick=2, bound_s=0.15)
+def pose_nan(cell, i: int) -> Trial:
+    return latched(cell, stopped(cell, cell.set_fault("nan")))
+
+
+@row(47, fault="the arm is blocked: commands are not followed", expected="TRACKING", cell="robot", repeats=8, quick=2,
+     bound_s=0.8)  # fmt: skip
+def blocked(cell, i: int) -> Trial:
+    return stopped(cell, cell.set_fault("blocked"))
+
+
+@row(48, fault="the measured pose is in another frame", expected="POSE_STALE", cell="robot", repeats=2, quick=1)
+def other_frame(cell, i: int) -> Trial:
+    cell.processes.kill("robot")
+    cell.processes.kill("controller")
+    cell.spy.reports.clear()
+    cell.start_robot("-p", "base_frame:=map")
+    cell.start_controller("-p", "start_when_active:=true")
+    report = cell.spy.until(
+        lambda: next((r for _, r in list(cell.spy.reports) if r.code == "POSE_STALE" and "map" in r.sentence), None),
+        30.0, "the frame is named",
+    )  # fmt: skip
+    still = cell.spy.speed(0.2) == 0.0
+    cell.processes.kill("robot")
+    cell.processes.kill("controller")
+    cell.start_robot()
+    cell.start_controller()
+    cell.recover(60.0)
+    return Trial(report.code, ok=still and "map" in report.sentence)
+
+
+@row(43, fault="SIGINT or SIGTERM to the controller while the arm moves", expected="EXIT_0", cell="robot", repeats=6,
+     quick=2)  # fmt: skip
+def terminated(cell, i: int) -> Trial:
+    random_phase()
+    at_s = cell.processes.signal("controller", (signal.SIGINT, signal.SIGTERM)[i % 2])
+    code = cell.processes.wait("controller", 10.0)
+    passed_s = time.monotonic() - at_s
+    time.sleep(0.1)
+    last = [pose.position for _, _, pose in list(cell.spy.commands)[-3:]]
+    rests = all(np.array_equal(last[0], position) for position in last)
+    return Trial(
+        f"EXIT_{code}", ok=rests and passed_s < 2.0 and "Traceback" not in cell.processes.log("controller"),
+        note="the last three commands are one pose" if rests else "still moving",
+    )  # fmt: skip
+
+
+@row(39, fault="the gripper rejects, aborts, hangs", expected="GRIPPER_FAULT", cell="gripper", repeats=6, quick=1)
+def gripper_fault(cell, i: int) -> Trial:
+    at_s = cell.set_gripper_fault(("rejecting", "blocked", "silent")[i % 3])
+    closes = i % 2 == 0
+    stopped_at = None
+    deadline_s = at_s + 15.0
+    while time.monotonic() < deadline_s and stopped_at is None:
+        x = cell.spy.commands[-1][2].position[0]
+        cell.spy.order(row=[0.01 if x < 0.5 else -0.01, 0, 0, 0, 0, 0, 0.0 if closes else 1.0], count=12)
+        time.sleep(0.6)
+        stopped_at = next((t for t, r in list(cell.spy.reports) if t > at_s and r.code == "GRIPPER_FAULT"), None)
+        if stopped_at is None and time.monotonic() - at_s > 3.0:
+            closes = not closes
+            at_s = time.monotonic()
+    moved = cell.spy.commands[-1][0] > at_s
+    cell.set_gripper_fault("")
+    return Trial("GRIPPER_FAULT" if stopped_at else "NONE", ok=moved, note="arm commands go on all the time")
+
+
+@row(40, fault="the gripper is told to toggle with every action", expected="OK", cell="sim", repeats=3, quick=1)
+def gripper_chatter(cell, i: int) -> Trial:
+    before = len(cell.spy.grippers)
+    for step in range(30):
+        x = cell.spy.commands[-1][2].position[0]
+        held = step // (i + 1) % 2  # toggles after 1, 2 or 3 equal wishes
+        cell.spy.order(row=[0.02 if x < 0.5 else -0.02, 0, 0, 0, 0, 0, float(held)], count=2)
+        time.sleep(0.1)
+    toggles = len(cell.spy.grippers) - before
+    return Trial(cell.spy.report.code, ok=toggles <= 10, note=f"{toggles} toggles in 3 s for {30 // (i + 1)} asked")

@@ -1,0 +1,154 @@
+"""What a row of the table is, and how its trials are run and judged."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from fault_injection.spy import Timeout
+
+
+@dataclass
+class Trial:
+    """One injection: the code that was seen, seconds from the fault to the first stop, and what else is worth telling."""
+
+    code: str
+    hold_s: float | None = None
+    ok: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault: `inject(cell, i)` does it once and returns a Trial. `cell` names the kind of cell, "" for none."""
+
+    numbers: tuple[int, ...]
+    fault: str
+    expected: tuple[str, ...]
+    inject: Callable
+    cell: str
+    repeats: int
+    quick: int
+    bound_s: float | None
+    how: str
+
+    @property
+    def label(self) -> str:
+        """The row's number in the table of faults."""
+        return "/".join(map(str, self.numbers))
+
+
+ROWS: list[Row] = []
+
+
+def row(
+    *numbers: int,
+    fault: str,
+    expected: str,
+    cell: str = "",
+    repeats: int = 3,
+    quick: int = 1,
+    bound_s: float | None = None,
+    how: str = "processes",
+):
+    """Registers an injection; `expected` are the codes that are right, separated by spaces."""
+
+    def register(inject: Callable) -> Callable:
+        ROWS.append(Row(numbers, fault, tuple(expected.split()), inject, cell, repeats, quick, bound_s, how))
+        return inject
+
+    return register
+
+
+@dataclass
+class Outcome:
+    """All trials of one row."""
+
+    row: Row
+    trials: list[Trial] = field(default_factory=list)
+    commands: int = 0
+    unsafe: Counter = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+    late_stamps: int = 0
+    load: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def codes(self) -> Counter:
+        """How often each code was seen."""
+        return Counter(trial.code for trial in self.trials)
+
+    @property
+    def times_ms(self) -> np.ndarray:
+        """Times to the first stop, milliseconds."""
+        return np.array([trial.hold_s * 1e3 for trial in self.trials if trial.hold_s is not None])
+
+    @property
+    def verdict(self) -> str:
+        """ "ok", or what is wrong."""
+        if sum(self.unsafe.values()):
+            return "UNSAFE"
+        if not self.trials or not all(trial.ok and trial.code in self.row.expected for trial in self.trials):
+            return "WRONG"
+        late = self.row.bound_s is not None and len(self.times_ms) and self.times_ms.max() > self.row.bound_s * 1e3
+        return "late" if late else "ok"
+
+    def to_json(self) -> dict:
+        """The facts of this row."""
+        times = self.times_ms
+        return {
+            "row": self.row.label,
+            "fault": self.row.fault,
+            "how": self.row.how,
+            "expected": list(self.row.expected),
+            "seen": dict(self.codes),
+            "trials": len(self.trials),
+            "bound_ms": None if self.row.bound_s is None else round(self.row.bound_s * 1e3),
+            "hold_ms": summary(times),
+            "commands_checked": self.commands,
+            "unsafe": dict(self.unsafe),
+            "unsafe_examples": self.examples,
+            "late_stamps": self.late_stamps,
+            "verdict": self.verdict,
+            "notes": sorted({trial.note for trial in self.trials if trial.note})[:6],
+            "failed": [asdict(t) for t in self.trials if not t.ok or t.code not in self.row.expected][:5],
+            "load": round(self.load, 1),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def summary(times_ms: np.ndarray) -> dict | None:
+    """Count, median, 99 % quantile and maximum of times in milliseconds."""
+    if not len(times_ms):
+        return None
+    figures = {"median": np.median(times_ms), "p99": np.percentile(times_ms, 99), "max": times_ms.max()}
+    return {"n": len(times_ms), **{name: round(float(value), 1) for name, value in figures.items()}}
+
+
+def run_row(row: Row, cell, repeats: int, on_trial: Callable[[], None]) -> Outcome:
+    """Injects a fault several times into one cell (None for rows without processes)."""
+    outcome = Outcome(row, load=os.getloadavg()[0])
+    started_s = time.monotonic()
+    stream = cell.spy.stream if cell is not None else None
+    before = (stream.commands, stream.violations.copy(), len(stream.examples), stream.late_stamps) if stream else None
+    for index in range(repeats):
+        if sum(trial.code in ("TIMEOUT", "ASSERTION") for trial in outcome.trials) > 2:
+            break  # the rest would only take time
+        try:
+            if cell is not None:
+                cell.recover()
+            outcome.trials.append(row.inject(cell, index))
+        except Timeout as timeout:
+            outcome.trials.append(Trial("TIMEOUT", ok=False, note=str(timeout)[:300]))
+        except AssertionError as error:
+            outcome.trials.append(Trial("ASSERTION", ok=False, note=str(error)[:300]))
+        on_trial()
+    if stream and before:
+        outcome.commands = stream.commands - before[0]
+        outcome.unsafe = stream.violations - before[1]
+        outcome.examples = stream.examples[before[2] :]
+        outcome.late_stamps = stream.late_stamps - before[3]
+    outcome.seconds = time.monotonic() - started_s
+    return outcome

@@ -1,0 +1,197 @@
+"""Hears everything that is said in one cell, notes when it came, and lets StreamCheck look at every command."""
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import rclpy
+from fault_injection.stream_check import StreamCheck
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+
+from openvla_core.errors import ActionError
+from openvla_core.supervisor import SupervisorSettings
+from openvla_core.types import Pose
+from openvla_ros import conversions, topics
+from openvla_ros.topics import State
+
+ROGUE = "rogue"  # frame of commands that the harness itself sends as an intruder
+OLDEST_IMAGE_S = 0.5
+TOGGLE_S = 0.3
+
+
+class Timeout(Exception):  # noqa: N818 - it is an answer, too
+    """Something did not come true in time."""
+
+
+class Spy:
+    """A node in its own thread. Times are monotonic seconds of this process, comparable across processes on Linux."""
+
+    def __init__(self, namespace: str, limits: SupervisorSettings, command_topic: str, sim_time: bool = False) -> None:
+        self.namespace = namespace
+        self.stream = StreamCheck(limits)
+        self.commands: deque[tuple[float, float, Pose]] = deque(maxlen=3000)  # received, stamp, pose
+        self.measured: deque[tuple[float, Pose]] = deque(maxlen=3000)
+        self.reports: deque[tuple[float, Any]] = deque(maxlen=2000)  # received, StatusReport of the controller
+        self.policy_reports: deque[tuple[float, Any]] = deque(maxlen=2000)
+        self.chunks: deque[float] = deque(maxlen=2000)
+        self.applied: deque[tuple[float, Any]] = deque(maxlen=2000)
+        self.grippers: deque[tuple[float, float]] = deque(maxlen=3000)
+        self.diagnostics: dict[str, str] = {}
+        parameters = [Parameter("use_sim_time", value=sim_time)]
+        self.node = rclpy.create_node("spy", namespace=namespace, parameter_overrides=parameters)
+        # As deep as can be: what the robot hears and the spy does not would not be checked.
+        listen = self.node.create_subscription
+        listen(topics.PoseStamped, command_topic, self._on_command, topics.RECORD)
+        listen(topics.PoseStamped, topics.CURRENT_POSE, self._on_measured, topics.COMMAND)
+        listen(topics.Float64, topics.GRIPPER_COMMAND, self._on_gripper, topics.RECORD)
+        listen(topics.Status, "controller_node/status", self._on_report, topics.LATCHED)
+        listen(topics.Status, "policy_node/status", self._on_policy_report, topics.LATCHED)
+        listen(topics.ActionChunk, topics.POLICY_ACTION_CHUNK, self._on_chunk, topics.RECORD)
+        listen(topics.AppliedAction, "controller_node/applied_action", self._on_applied, topics.RECORD)
+        self._orders = self.node.create_publisher(topics.String, "stub/order", topics.RECORD)
+        self._clients: dict[str, Any] = {}
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            pass
+
+    def close(self) -> None:
+        """Leaves the graph."""
+        self._executor.shutdown()
+        self._thread.join(5.0)
+        self.node.destroy_node()
+
+    # What is heard ----------------------------------------------------------------------------------------------
+
+    def _on_command(self, message) -> None:
+        now_s = time.monotonic()
+        if conversions.frame_of(message) == ROGUE:
+            return
+        stamp_s = conversions.stamp_ns(message) * 1e-9
+        position, q = message.pose.position, message.pose.orientation
+        pose = Pose(np.array([position.x, position.y, position.z]), np.array([q.x, q.y, q.z, q.w]))
+        self.commands.append((now_s, stamp_s, pose))
+        self.stream.on_command(stamp_s, pose)
+
+    def _on_measured(self, message) -> None:
+        try:
+            pose = conversions.to_pose(message)
+        except ActionError:
+            return
+        self.measured.append((time.monotonic(), pose))
+        self.stream.on_measured(pose)
+
+    def _on_gripper(self, message) -> None:
+        now_s, value = time.monotonic(), conversions.to_number(message)
+        if not 0.0 <= value <= 1.0:
+            self.stream._report("gripper beyond 0 to 1", str(value))
+        if not self.grippers or self.grippers[-1][1] != value:
+            # The times of reception of two messages may come closer together than they were sent.
+            if self.grippers and now_s - self.grippers[-1][0] < TOGGLE_S - 0.05:
+                self.stream._report("gripper toggled too soon", f"{now_s - self.grippers[-1][0]:.3f} s")
+            self.grippers.append((now_s, value))
+
+    def _on_report(self, message) -> None:
+        report = conversions.to_status(message)
+        if self.reports and (report.code, report.state) == (self.reports[-1][1].code, self.reports[-1][1].state):
+            return
+        self.reports.append((time.monotonic(), report))
+        self.stream.on_status(report.stamp_ns * 1e-9, report.state == State.ACTIVE)
+
+    def _on_policy_report(self, message) -> None:
+        self.policy_reports.append((time.monotonic(), conversions.to_status(message)))
+
+    def _on_chunk(self, message) -> None:
+        self.chunks.append(time.monotonic())
+
+    def _on_applied(self, message) -> None:
+        applied = conversions.to_applied(message)
+        self.applied.append((time.monotonic(), applied))
+        if applied.photon_to_command_s > OLDEST_IMAGE_S + 0.03:
+            self.stream._report("acted on an old image", f"{applied.photon_to_command_s:.3f} s")
+
+    # What is said -----------------------------------------------------------------------------------------------
+
+    def order(self, **order) -> float:
+        """Tells the stub policy (or the policy with faults) what to do; returns the time just before."""
+        now_s = time.monotonic()
+        self._orders.publish(conversions.text_message(json.dumps(order)))
+        return now_s
+
+    def call(self, kind, name: str, request=None, timeout_s: float = 10.0):
+        """The response of a service; raises Timeout."""
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, name)
+        client = self._clients[name]
+        self.until(client.service_is_ready, timeout_s, f"service {name}")
+        future = client.call_async(request or kind.Request())
+        self.until(future.done, timeout_s, f"answer of {name}")
+        return future.result()
+
+    def trigger(self, name: str) -> tuple[bool, str]:
+        """Calls a service of the controller, such as "start"."""
+        return conversions.replied(self.call(topics.Trigger, f"controller_node/{name}"))
+
+    def set_parameter(self, node: str, name: str, value) -> tuple[bool, str]:
+        """Sets one parameter of another node."""
+        request = topics.SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        result = self.call(topics.SetParameters, f"{node}/set_parameters", request).results[0]
+        return result.successful, result.reason
+
+    # Waiting ----------------------------------------------------------------------------------------------------
+
+    def until(self, condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
+        """The value of the condition once it is true; raises Timeout."""
+        deadline_s = time.monotonic() + timeout_s
+        while not (value := condition()):
+            if time.monotonic() > deadline_s:
+                last = [f"{r.state.name} {r.code}" for _, r in list(self.reports)[-3:]]
+                raise Timeout(f"{what}: not within {timeout_s:g} s; the controller said {last}")
+            time.sleep(0.002)
+        return value
+
+    @property
+    def report(self):
+        """The newest word of the controller, or None."""
+        return self.reports[-1][1] if self.reports else None
+
+    @property
+    def policy_report(self):
+        """The newest word of the policy, or None."""
+        return self.policy_reports[-1][1] if self.policy_reports else None
+
+    def first_stop(self, after_s: float, codes: tuple[str, ...] = (), timeout_s: float = 5.0) -> tuple[float, Any]:
+        """When, after a moment, the first report came that is not ACTIVE (with one of these codes): time and report."""
+
+        def find():
+            for at_s, report in list(self.reports):
+                if at_s > after_s and report.state != State.ACTIVE and (not codes or report.code in codes):
+                    return at_s, report
+            return None
+
+        return self.until(find, timeout_s, f"a stop {' or '.join(codes)}")
+
+    def speed(self, over_s: float = 0.2, measured: bool = False) -> float:
+        """Mean speed of the commanded (or measured) pose over the last moments, m/s; 0 when nothing came."""
+        now_s = time.monotonic()
+        track = (
+            [(at_s, pose) for at_s, pose in list(self.measured)]
+            if measured
+            else [(at_s, pose) for at_s, _, pose in list(self.commands)]
+        )
+        recent = [(at_s, pose.position) for at_s, pose in track if at_s > now_s - over_s]
+        if len(recent) < 2:
+            return 0.0
+        way = sum(float(np.linalg.norm(b - a)) for (_, a), (_, b) in zip(recent, recent[1:], strict=False))
+        return way / (recent[-1][0] - recent[0][0])

@@ -1,0 +1,176 @@
+"""Checks the published stream of commands from the outside: poses, their stamps and what the controller says it does.
+
+The n-th divided difference of positions is a weighted mean of the n-th derivative, so a stream that keeps its limits
+passes at whatever times it is sampled. A stamp that is late by d is the same as a position that is off by v d: that much
+is allowed for d = STAMP_ERROR_S. What a single late stamp would explain (a process that was not scheduled between two
+lines) is counted apart and is no violation; two in a row cannot be explained.
+"""
+
+import math
+from collections import Counter, deque
+
+import numpy as np
+
+from openvla_core import rotations
+from openvla_core.supervisor import SupervisorSettings
+from openvla_core.types import Pose
+
+STAMP_ERROR_S = 0.0002
+LONGEST_SHIFT_S = 0.015
+PAUSE_S = 0.25  # a stream that was silent for this long starts anew, at rest
+STILL_AFTER_S = 0.5  # of a hold: the stop itself takes 0.15 s
+ORDERS = ("speed", "acceleration", "jerk")
+AT_MEASURED_M = 0.001
+
+
+class StreamCheck:
+    """Feed it every command and every status; `violations` tells what was wrong, `late_stamps` what was only late."""
+
+    def __init__(self, limits: SupervisorSettings) -> None:
+        self.limits = limits
+        self.commands = 0
+        self.late_stamps = 0
+        self.violations: Counter[str] = Counter()
+        self.examples: list[str] = []
+        self._samples: deque[tuple[float, np.ndarray]] = deque(
+            maxlen=4
+        )  # stamp, position and accumulated rotation (6,)
+        self._last: Pose | None = None
+        self._measured: deque[np.ndarray] = deque(maxlen=60)
+        self._not_active_since_s = -math.inf
+        self._stopping_until_s = -math.inf
+
+    def on_measured(self, pose: Pose) -> None:
+        """A measured pose: where a stream may begin."""
+        if np.isfinite(pose.position).all():
+            self._measured.append(pose.position)
+
+    def on_status(self, stamp_s: float, is_active: bool) -> None:
+        """What the controller says it does from this moment on."""
+        if is_active:
+            self._not_active_since_s = math.inf
+        elif self._not_active_since_s == math.inf:
+            self._not_active_since_s = stamp_s
+        self._stopping_until_s = stamp_s + 0.3 if not is_active else self._stopping_until_s
+
+    def forget(self) -> None:
+        """The process that made the stream has ended; the next command is the first of a new one."""
+        self._samples.clear()
+
+    def on_command(self, stamp_s: float, pose: Pose) -> None:
+        """One command with the stamp it carries, seconds."""
+        self.commands += 1
+        if not (np.isfinite(pose.position).all() and np.isfinite(pose.quaternion).all()):
+            self._report("not finite", str(pose))
+            return
+        if abs(float(np.linalg.norm(pose.quaternion)) - 1.0) > 1e-6:
+            self._report("not a unit quaternion", str(pose.quaternion))
+        if not self._samples:
+            self._begin(stamp_s, pose)
+            return
+        before_s, place = self._samples[-1]
+        if stamp_s <= before_s:
+            self._report("stamps not increasing", f"{stamp_s - before_s:.6f} s")
+            return
+        if float(pose.quaternion @ self._last.quaternion) < 0.0:
+            self._report("the quaternion changed its sign", str(pose.quaternion))
+        moved = float(np.linalg.norm(pose.position - place[:3]))
+        turned = rotations.rotation_between(self._last.quaternion, pose.quaternion)
+        if stamp_s - before_s > PAUSE_S:
+            self._begin(stamp_s, pose)
+            return
+        rested = self._rests()
+        self._check_box(pose)
+        self._samples.append((stamp_s, np.concatenate([pose.position, place[3:] + turned])))
+        self._last = pose
+        if (
+            rested
+            and self._is_measured(pose)
+            and stamp_s >= self._not_active_since_s
+            and self._excess(list(self._samples))
+        ):
+            self._begin(stamp_s, pose)  # re-based, at rest and in a hold, to where the arm is
+            return
+        if stamp_s - self._not_active_since_s > STILL_AFTER_S and moved + float(np.linalg.norm(turned)) > 1e-9:
+            self._report(
+                "motion in a hold", f"{moved * 1e3:.2f} mm, {stamp_s - self._not_active_since_s:.2f} s into it"
+            )
+        worst = self._excess(list(self._samples))
+        if worst is None:
+            return
+        if self._one_late_stamp_explains():
+            self.late_stamps += 1
+        else:
+            stamps = [round((at_s - stamp_s) * 1e3, 2) for at_s, _ in self._samples]
+            self._report(worst[0], f"{worst[0]} {worst[1]:.3g} above {worst[2]:.3g}, stamps {stamps} ms")
+
+    def _begin(self, stamp_s: float, pose: Pose) -> None:
+        if self._measured and not self._is_measured(pose) and self._last is None:
+            self._report("did not begin at the measured pose", str(pose.position))
+        self._last = pose
+        self._samples.clear()
+        place = np.concatenate([pose.position, np.zeros(3)])
+        self._samples.extend((stamp_s - back_s, place) for back_s in (3.0, 2.0, 1.0, 0.0))
+
+    def _is_measured(self, pose: Pose) -> bool:
+        return any(np.linalg.norm(pose.position - at) <= AT_MEASURED_M for at in self._measured)
+
+    def _rests(self) -> bool:
+        (_, a), (_, b) = list(self._samples)[-2:]
+        return bool(np.array_equal(a, b))
+
+    def _check_box(self, pose: Pose) -> None:
+        rows = (self.limits.workspace_low, self.limits.workspace_high, self._last.position, pose.position)
+        for low, high, before, now in zip(*rows, strict=True):
+            if now < min(low, before) - 1e-9 or now > max(high, before) + 1e-9:
+                self._report("outside the workspace box", str(pose.position))
+
+    def _excess(self, samples: list[tuple[float, np.ndarray]]) -> tuple[str, float, float] | None:
+        """The first limit that these four samples exceed: name, value, limit; None when there is none."""
+        times = np.array([at_s for at_s, _ in samples]) - samples[-1][0]
+        if (np.diff(times) <= 0).any():
+            return "stamps not increasing", 0.0, 0.0
+        places = np.array([place for _, place in samples])
+        speeds = np.diff(places, axis=0) / np.diff(times)[:, None]
+        stopping = samples[-1][0] <= self._stopping_until_s or samples[-1][0] > self._not_active_since_s
+        for order in (1, 2, 3):
+            weights = _weights(times[-order - 1 :])
+            value = weights @ places[-order - 1 :]
+            for kind, part in (("", slice(0, 3)), ("angular ", slice(3, 6))):
+                local = float(np.linalg.norm(speeds[-order:, part], axis=1).max())
+                slack = float(np.abs(weights).sum()) * local * STAMP_ERROR_S + 1e-6
+                size, most = float(np.linalg.norm(value[part])), self._limit(kind, order, stopping)
+                if size > most * (1 + 1e-6) + slack:
+                    return kind + ORDERS[order - 1], size, most
+        return None
+
+    def _limit(self, kind: str, order: int, stopping: bool) -> float:
+        name = kind.replace(" ", "_") + ORDERS[order - 1]
+        most = float(getattr(self.limits, f"max_{name}"))
+        # The first braking command comes a moment before the status that tells of it, so both are allowed there.
+        return max(most, float(getattr(self.limits, f"stop_{name}"))) if order > 1 or stopping and order > 1 else most
+
+    def _one_late_stamp_explains(self) -> bool:
+        samples = list(self._samples)
+        for index in range(4):
+            for shift_s in np.linspace(-LONGEST_SHIFT_S, LONGEST_SHIFT_S, 121):
+                tried = [(at_s + shift_s * (i == index), place) for i, (at_s, place) in enumerate(samples)]
+                if self._excess(tried) is None:
+                    return True
+        return False
+
+    def _report(self, what: str, example: str) -> None:
+        self.violations[what] += 1
+        if len(self.examples) < 20:
+            self.examples.append(f"{what}: {example}")
+
+
+def _weights(times: np.ndarray) -> np.ndarray:
+    """Weights that turn positions at these times into their (len - 1)-th derivative."""
+    order = len(times) - 1
+    return np.array(
+        [
+            math.factorial(order) / math.prod(times[i] - times[j] for j in range(order + 1) if j != i)
+            for i in range(order + 1)
+        ]
+    )
