@@ -4,8 +4,9 @@
     python benchmarks/loader.py --memory-samples 100000 --episodes 1000
 
 Writes a synthetic mixture of 224-pixel JPEG frames as shards and as a folder of files, then measures, in turns and in
-one process per measurement: samples per second and core of the loader (JPEG, token ids, labels, two towers of pixels),
-of the loader with augmentation, and of a loop as in PyTorch's ImageFolder (Pillow decodes and resizes, then a tensor).
+one process per measurement: samples per second and core of the loader (frames as bytes, to be normalised on the GPU;
+token ids, labels), of the loader that normalises them for two towers itself, of the loader with augmentation, and of a
+loop as in PyTorch's ImageFolder (Pillow decodes and resizes, then a float tensor).
 Last, the resident memory of the loader over many samples. Everything written is deleted.
 """
 
@@ -49,6 +50,12 @@ SIDE = 224
 WEIGHTS = {"alpha": 1.0, "beta": 2.0, "gamma": 0.1}
 SHARES = {"alpha": 0.5, "beta": 0.3, "gamma": 0.2}  # of the episodes
 AIM = 500  # samples per second and core
+KINDS = {
+    "ours": "this loader",
+    "ours_normalized": "normalised",
+    "ours_augmented": "augmented",
+    "folder": "image folder",
+}
 CONFIG = {
     "model_type": "openvla",
     "vision_backbone_id": "dinosiglip-vit-so-224px",
@@ -86,15 +93,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     steps = arguments.episodes * arguments.steps
     print(f"written      {arguments.episodes} episodes, {steps} steps, {bytes_written / steps:,.0f} bytes per step")
     print(f"             in {time.perf_counter() - started:.0f} s, in 3 data sets", flush=True)
-    kinds = ("ours", "ours_augmented", "folder")
-    measured: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    measured: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for _ in range(arguments.rounds):
-        for kind in kinds:
+        for kind in KINDS:
             measured[kind].append(child(arguments, kind))
     # Of one core: by the processor time the process used, since other programs take turns on a busy machine.
-    per_core = {kind: statistics.median(m["per_core_second"] for m in measured[kind]) for kind in kinds}
-    per_wall = {kind: statistics.median(m["per_second"] for m in measured[kind]) for kind in kinds}
-    for kind, label in zip(kinds, ("this loader", "augmented", "image folder"), strict=True):
+    per_core = {kind: statistics.median(m["per_core_second"] for m in measured[kind]) for kind in KINDS}
+    per_wall = {kind: statistics.median(m["per_second"] for m in measured[kind]) for kind in KINDS}
+    for kind, label in KINDS.items():
         print(f"{label:<13}{per_core[kind]:7.0f} samples per second of one core, {per_wall[kind]:7.0f} by the clock")
     ratio = per_core["ours"] / per_core["folder"]
     print(f"ratio        {ratio:.2f} of the image folder (aim: {AIM} samples per second and core: {verdict(per_core)})")
@@ -139,6 +145,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, float]:
     cv2.setNumThreads(0)
     makers: dict[str, Callable[[], Iterator[Any]]] = {
         "ours": lambda: iter(loader(arguments.folder, arguments.batch)),
+        "ours_normalized": lambda: iter(loader(arguments.folder, arguments.batch, normalized=True)),
         "ours_augmented": lambda: iter(loader(arguments.folder, arguments.batch, Augmentation(crop_area=0.9))),
         "folder": lambda: image_folder(arguments.folder / "files", arguments.batch),
     }
@@ -177,8 +184,10 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def loader(folder: Path, batch: int, augmentation: Augmentation | None = None) -> StreamingLoader:
-    """The loader as training uses it, in this process: shards -> pixels of two towers, token ids, labels."""
+def loader(
+    folder: Path, batch: int, augmentation: Augmentation | None = None, normalized: bool = False
+) -> StreamingLoader:
+    """The loader as training uses it, in this process: shards -> frames or pixels of two towers, token ids, labels."""
     sources = [ShardSource(folder / name) for name in WEIGHTS]
     crop = None if augmentation is None else augmentation.crop_area
     config = OpenVLAConfig.from_dict(CONFIG)
@@ -189,7 +198,7 @@ def loader(folder: Path, batch: int, augmentation: Augmentation | None = None) -
         ImagePreparation(resize=SIDE, center_crop_area=crop),
     )
     actions = {source.name: statistics_of({source.name: source.statistics}, source.name) for source in sources}
-    build = ExampleBuilder(processor, actions, augmentation, frames="prepared")
+    build = ExampleBuilder(processor, actions, augmentation, frames="prepared", normalized=normalized)
     return StreamingLoader(sources, build, padding_collate(processor.config.pad_token_id), batch, WEIGHTS)
 
 

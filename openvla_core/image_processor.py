@@ -58,16 +58,31 @@ class ImageProcessor:
 
         Raises ImageError for anything else, and for shapes so narrow that their resized copy would not fit in memory.
         """
-        pixels = as_rgb(image)
-        if self.letterbox_fill is not None:
-            pixels = letterbox(pixels, self.letterbox_fill)
+        pixels = self._padded(image)
         planes = np.empty((3 * len(self.towers), *self.towers[0].crop), dtype=np.float32)
         for index, tower in enumerate(self.towers):
             if not index or not tower.shares_pixels_with(self.towers[index - 1]):
-                channels = cv2.split(center_crop(resize(pixels, tower.resize, tower.interpolation), tower.crop))
+                channels = cv2.split(_fitted(pixels, tower))
             for channel, levels in enumerate(tower.table):
                 cv2.LUT(channels[channel], levels, dst=planes[3 * index + channel])
         return planes
+
+    def resized(self, image: np.ndarray | Image.Image) -> np.ndarray:
+        """image (H, W, 3) uint8 RGB -> (S, S, 3) uint8, what the towers see before it is normalised.
+
+        Raises ImageError as above, CheckpointError when the towers do not see the same pixels.
+        """
+        if not all(tower.shares_pixels_with(self.towers[0]) for tower in self.towers):
+            raise CheckpointError("the towers of this checkpoint resize differently; their pixels cannot be shared.")
+        return _fitted(self._padded(image), self.towers[0])
+
+    def _padded(self, image: np.ndarray | Image.Image) -> np.ndarray:
+        pixels = as_rgb(image)
+        return pixels if self.letterbox_fill is None else letterbox(pixels, self.letterbox_fill)
+
+
+def _fitted(pixels: np.ndarray, tower: TowerTransform) -> np.ndarray:
+    return center_crop(resize(pixels, tower.resize, tower.interpolation), tower.crop)
 
 
 def as_rgb(image: np.ndarray | Image.Image) -> np.ndarray:

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openvla_core.action_statistics import ActionStatistics
 from openvla_core.action_tokenizer import ActionTokenizer
 from openvla_core.datasets.sources import Step
 from openvla_core.errors import ConfigError, DatasetError, OpenVLAError
 from openvla_core.image_preparation import ImagePreparation
+from openvla_core.image_processor import ImageProcessor
 from openvla_core.processor import Processor
 from openvla_core.prompt import IGNORE_INDEX, training_sequence
 from openvla_core.training.augmentation import Augmentation
@@ -25,7 +26,11 @@ FRAMES = ("camera", "prepared")
 
 
 class ExampleBuilder:
-    """Step -> {"pixel_values" (3 per tower, S, S) float32, "input_ids" (T,), "labels" (T,) int64, "dataset" str}."""
+    """Step -> {"pixel_values" (3 per tower, S, S) float32, "input_ids" (T,), "labels" (T,) int64, "dataset" str}.
+
+    With normalized=False there is "pixels" (S, S, 3) uint8 instead: an eighth of the bytes to carry from the workers to
+    the GPU, where PixelNormalizer makes the same pixel_values of them.
+    """
 
     def __init__(
         self,
@@ -33,6 +38,7 @@ class ExampleBuilder:
         statistics: dict[str, ActionStatistics],
         augmentation: Augmentation | None = None,
         frames: str = "camera",
+        normalized: bool = True,
     ) -> None:
         """statistics: per data set; one entry named "" serves them all. frames: one of FRAMES.
 
@@ -42,6 +48,7 @@ class ExampleBuilder:
         if frames not in FRAMES:
             raise ConfigError(f"frames is {frames!r}; choose one of {', '.join(FRAMES)}.")
         self._processor, self._statistics, self._augmentation = processor, statistics, augmentation
+        self._normalized = normalized
         self._tokenizer = ActionTokenizer(processor.config.action_vocab_size)
         self._eos_id = processor.config.language.eos_token_id
         self._preparation = training_preparation(processor.preparation, augmentation, frames)
@@ -52,18 +59,20 @@ class ExampleBuilder:
         Raises DatasetError naming the step when it cannot be used.
         """
         try:
-            pixels = self.pixels(step, rng)
+            image = self.image(step, rng)
+            images = self._processor.image_processor
+            key, pixels = ("pixel_values", images(image)) if self._normalized else ("pixels", images.resized(image))
             input_ids, labels = self.tokens(step)
         except OpenVLAError as error:
             raise DatasetError(f"{step.dataset}, episode {step.episode}, step {step.index}: {error}") from error
-        return {"pixel_values": pixels, "input_ids": input_ids, "labels": labels, "dataset": step.dataset}
+        # A frame that nothing had to be done to is still that of the data set, and may be read-only.
+        pixels = np.require(pixels, requirements=["C", "W"])
+        return {key: torch.from_numpy(pixels), "input_ids": input_ids, "labels": labels, "dataset": step.dataset}
 
-    def pixels(self, step: Step, rng: np.random.Generator) -> Tensor:
-        """(3 per tower, S, S) float32: decoded, resized, augmented, normalised, in this order."""
+    def image(self, step: Step, rng: np.random.Generator) -> np.ndarray:
+        """(H, W, 3) uint8, what the image processor is given: decoded, resized, augmented, in this order."""
         image = self._preparation(step.pixels())
-        if self._augmentation is not None:
-            image = self._augmentation(image, rng)
-        return torch.from_numpy(self._processor.image_processor(image))
+        return image if self._augmentation is None else self._augmentation(image, rng)
 
     def tokens(self, step: Step) -> tuple[Tensor, Tensor]:
         """input_ids and labels (T,) int64: the prompt, the action tokens of all actions of the step, the end."""
@@ -78,6 +87,23 @@ class ExampleBuilder:
             if key in self._statistics:
                 return self._statistics[key]
         raise DatasetError(f"no action statistics; there are those of {', '.join(sorted(self._statistics)) or 'none'}.")
+
+
+class PixelNormalizer(nn.Module):
+    """What the image processor does last, for a whole batch on its device: each grey level to its normalised value."""
+
+    table: Tensor
+
+    def __init__(self, image_processor: ImageProcessor) -> None:
+        super().__init__()
+        tables = np.concatenate([tower.table for tower in image_processor.towers])  # (C, 256)
+        self.register_buffer("table", torch.from_numpy(tables), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 -> (B, C, S, S) float32, C = 3 per tower; equal to the processor's to the last bit."""
+        levels = pixels.permute(3, 0, 1, 2).int()
+        planes = [table[levels[channel % 3]] for channel, table in enumerate(self.table)]
+        return torch.stack(planes, dim=1)
 
 
 def training_preparation(
@@ -102,8 +128,8 @@ def training_preparation(
 def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
     """A batch of B examples, padded on the right to the longest, L.
 
-    Returns "input_ids", "attention_mask", "labels" (B, L) int64, "pixel_values" (B, 3 per tower, S, S) float32 and
-    "datasets", B names. Padding has the id `pad_id`, attention 0 and the label -100.
+    Returns "input_ids", "attention_mask", "labels" (B, L) int64, "pixel_values" (B, 3 per tower, S, S) float32, or
+    "pixels" (B, S, S, 3) uint8, and "datasets", B names. Padding has the id `pad_id`, attention 0 and the label -100.
     """
     if not examples:
         raise DatasetError("a batch needs at least one example.")
@@ -111,11 +137,12 @@ def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Any]:
     labels = [example["labels"] for example in examples]
     lengths = torch.tensor([len(row) for row in ids])
     longest = int(lengths.max())
+    image = "pixels" if "pixels" in examples[0] else "pixel_values"
     return {
         "input_ids": _padded(ids, longest, pad_id),
         "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
         "labels": _padded(labels, longest, IGNORE_INDEX),
-        "pixel_values": torch.stack([example["pixel_values"] for example in examples]),
+        image: torch.stack([example[image] for example in examples]),
         "datasets": [example["dataset"] for example in examples],
     }
 

@@ -7,7 +7,7 @@ from made_episodes import made, picture
 
 from openvla_core.action_statistics import ActionStatistics
 from openvla_core.action_tokenizer import ActionTokenizer
-from openvla_core.datasets.examples import ExampleBuilder, collate, training_preparation
+from openvla_core.datasets.examples import ExampleBuilder, PixelNormalizer, collate, training_preparation
 from openvla_core.datasets.loader import StreamingLoader, padding_collate, sample_rng
 from openvla_core.datasets.sources import EpisodeSteps, Step
 from openvla_core.errors import ConfigError, DatasetError
@@ -94,6 +94,19 @@ def test_frames_of_published_data_are_not_turned_and_compressed_again():
     assert training_preparation(libero, None, "prepared") == ImagePreparation(resize=224, center_crop_area=0.9)
     augmented = training_preparation(libero, Augmentation(), "prepared")
     assert augmented == ImagePreparation(resize=224)
+
+
+@pytest.mark.parametrize("preset", ["none", "center_crop"])
+def test_pixels_may_be_normalised_on_the_device_later_to_the_last_bit(policy, preset):
+    processor = processor_with(policy, preset)
+    source = EpisodeSteps(made("cubes", [3], side=200))
+    batches = []
+    for normalized in (True, False):
+        builder = ExampleBuilder(processor, ANY, normalized=normalized)
+        batches.append(collate([builder(source[i], sample_rng(0, 0)) for i in range(3)], pad_id=512))
+    assert batches[1]["pixels"].dtype == torch.uint8
+    assert torch.equal(PixelNormalizer(processor.image_processor)(batches[1]["pixels"]), batches[0]["pixel_values"])
+    assert torch.equal(batches[0]["input_ids"], batches[1]["input_ids"])
 
 
 @pytest.mark.parametrize(("preset", "area"), [("none", 0.9), ("bridge", 0.9), ("center_crop", 1.0), ("libero", 0.8)])
