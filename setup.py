@@ -5,6 +5,15 @@ from setuptools import find_packages, setup
 SIMULATION = ["mujoco>=3.3", "imageio-ffmpeg>=0.5"]
 ARMS = ["mink>=1.3"]  # joint angles, for robots that take nothing else
 QUANTIZATION = ["torchao>=0.18,<0.19"]
+DATA = [
+    "av>=14",
+    "google-crc32c>=1.6",
+    "h5py>=3.11",
+    "mcap>=1.2",
+    "pyarrow>=20",
+    "rosbags>=0.11",
+    "tqdm>=4.66",
+]
 TRAINING = ["accelerate>=1.0", "peft>=0.17", "tqdm>=4.66"]
 CHECKS = ["codespell>=2.3", "hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.12"]
 # rclpy and the message packages for a machine without ROS 2. scripts/setup installs them with their build tools.
@@ -39,6 +48,7 @@ setup(
     extras_require={
         "sim": SIMULATION,
         "arms": ARMS,
+        "data": DATA,
         "quantization": QUANTIZATION,
         "training": TRAINING,
         "checks": CHECKS,

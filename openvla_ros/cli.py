@@ -14,6 +14,8 @@ EXIT_ERROR = 3
 # Commands with a parser of their own: each module has main(arguments) -> exit code.
 DELEGATED = {
     "demo": ("openvla_ros.demo", "run episodes on the simulated arm and report"),
+    "record": ("openvla_ros.record", "record episodes; also: repair and label recordings"),
+    "dataset": ("openvla_core.datasets.command", "check, describe and convert demonstrations"),
     "convert": ("openvla_core.convert", "make a checkpoint from weights of other projects"),
 }
 

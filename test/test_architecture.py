@@ -18,7 +18,8 @@ WITHOUT_TORCH = (
     *(f"openvla_core.{name}" for name in (
         "types", "errors", "config", "prompt", "action_tokenizer", "action_statistics", "conventions", "safety",
         "observation_buffer", "rate_adapter", "images", "image_processor", "image_preparation", "jpeg", "rotations",
-        "card_reader", "arm_chains", "arm_kinematics", "supervisor", "action_intake",
+        "card_reader", "arm_chains", "arm_kinematics", "supervisor", "supervisor_settings", "verdict", "estop",
+        "pose_watch", "command_stream", "action_intake", "action_progress", "chunk_goals", "camera_watch",
     )),
     *(f"openvla_core.evaluation.{name}" for name in (
         "statistics", "results", "report", "episodes", "video", "contact_sheet",
