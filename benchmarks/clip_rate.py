@@ -16,10 +16,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "test" / "core")]
-
-import numpy as np
 
 # bridge_orig of the published checkpoint: metres, radians, 0 closed to 1 open.
 Q01 = np.array([-0.028727, -0.041703, -0.026094, -0.080921, -0.092887, -0.207183])
@@ -39,8 +39,8 @@ def main() -> int:
     for name in ("default", "franka", "widowx"):
         result[name] = clip_rate(name, arguments.actions)
         part = result[name]
-        print(f"{name}: {part['clip_rate']:.2%} of {part['actions']} actions changed {part['reasons']}; the stream lags its "
-              f"goal by {part['lag_mm']['median']} mm (99 %: {part['lag_mm']['p99']} mm) when the next action comes; "
+        print(f"{name}: {part['clip_rate']:.2%} of {part['actions']} actions changed {part['reasons']}; the stream lags "
+              f"its goal by {part['lag_mm']['median']} mm (99 %: {part['lag_mm']['p99']} mm) when the next action comes; "
               f"chunk to goal {part['chunk_ms']}, tick {part['tick_ms']} ms")  # fmt: skip
     if arguments.dds:
         result["dds"] = over_dds(arguments.dds)
@@ -108,7 +108,7 @@ def clip_rate(name: str, count: int) -> dict:
     }
 
 
-def BoxBench(module, card, limits, home):  # noqa: N802 - it stands for a class
+def BoxBench(module, card, limits, home):
     """A bench whose arm starts in the middle of the box of a robot."""
 
     class Bench(module.Bench):

@@ -4,8 +4,8 @@
 
 1. The policy process is stopped (SIGSTOP) or killed at random moments while the arm moves at full speed: time to the
    first report of a hold, and what the arm was still commanded to travel. Bound: T_a + 30 ms at the 99 % quantile.
-2. The emergency stop of the supervisor, in this process, at random moments between two ticks of a 50 Hz loop: time until
-   the first command of the stop, then to standstill. Bound: 20 ms at the 99 % quantile.
+2. The emergency stop of the supervisor, in this process, at random moments between two ticks of a 50 Hz loop: time
+   until the first command of the stop, then to standstill. Bound: 20 ms at the 99 % quantile.
 """
 
 import argparse
@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-import numpy as np
 
 TICK_S = 0.02
 

@@ -7,11 +7,11 @@ import sys
 import time
 
 import numpy as np
+
 from fault_injection.processes import HERE, memory
 from fault_injection.rows import Trial, row
 from fault_injection.spy import ROGUE
 from fault_injection.stream_faults import latched, random_phase, stopped
-
 from openvla_core.types import Pose
 from openvla_ros import conversions, topics
 from openvla_ros.topics import State
@@ -19,8 +19,15 @@ from openvla_ros.topics import State
 HOME = Pose(np.array([0.45, 0.0, 0.30]), np.array([1.0, 0.0, 0.0, 0.0]))
 
 
-@row(52, fault="a second process publishes actions", expected="MULTI_PUB SESSION_CHANGED", cell="robot", repeats=8, quick=2,
-     bound_s=0.5)  # fmt: skip
+@row(
+    52,
+    fault="a second process publishes actions",
+    expected="MULTI_PUB SESSION_CHANGED",
+    cell="robot",
+    repeats=8,
+    quick=2,
+    bound_s=0.5,
+)
 def second_policy(cell, i: int) -> Trial:
     at_s = time.monotonic()
     intruder = cell.spy.node.create_publisher(topics.ActionChunk, topics.POLICY_ACTION_CHUNK, topics.ACTION)
@@ -31,8 +38,15 @@ def second_policy(cell, i: int) -> Trial:
         time.sleep(0.2)
 
 
-@row(52, fault="a second process commands the robot", expected="BACKEND_MULTI", cell="robot", repeats=8, quick=2,
-     bound_s=0.5)  # fmt: skip
+@row(
+    52,
+    fault="a second process commands the robot",
+    expected="BACKEND_MULTI",
+    cell="robot",
+    repeats=8,
+    quick=2,
+    bound_s=0.5,
+)
 def second_controller(cell, i: int) -> Trial:
     at_s = time.monotonic()
     intruder = cell.spy.node.create_publisher(topics.PoseStamped, cell.command_topic, topics.COMMAND)
@@ -118,8 +132,14 @@ def leaks(cell, i: int) -> Trial:
     return Trial("OK", ok=grown < 2.0 and last[1] <= first[1], note=note)
 
 
-@row(55, fault="every parameter of the running controller: NaN, inf, -1, 0, beyond the cap, wrong type", expected="REFUSED",
-     cell="robot", repeats=1, quick=1)  # fmt: skip
+@row(
+    55,
+    fault="every parameter of the running controller: NaN, inf, -1, 0, beyond the cap, wrong type",
+    expected="REFUSED",
+    cell="robot",
+    repeats=1,
+    quick=1,
+)
 def parameters(cell, i: int) -> Trial:
     from openvla_ros.controller_settings import ControllerSettings
 
@@ -134,8 +154,16 @@ def parameters(cell, i: int) -> Trial:
     return Trial("REFUSED" if not accepted else "ACCEPTED", note=f"{tried} values tried, {len(accepted)} accepted")
 
 
-@row(56, 57, fault="e-stop by topic; released; started without reset, then with it", expected="ESTOP", cell="robot",
-     repeats=40, quick=5, bound_s=0.04)  # fmt: skip
+@row(
+    56,
+    57,
+    fault="e-stop by topic; released; started without reset, then with it",
+    expected="ESTOP",
+    cell="robot",
+    repeats=40,
+    quick=5,
+    bound_s=0.04,
+)
 def estop_topic(cell, i: int) -> Trial:
     stop = estop_publisher(cell)
     random_phase()
@@ -160,8 +188,15 @@ def estop_service(cell, i: int) -> Trial:
     return stopped(cell, at_s)
 
 
-@row(58, fault="the only source of the e-stop leaves the graph", expected="ESTOP_LOST", cell="robot", repeats=8, quick=2,
-     bound_s=0.5)  # fmt: skip
+@row(
+    58,
+    fault="the only source of the e-stop leaves the graph",
+    expected="ESTOP_LOST",
+    cell="robot",
+    repeats=8,
+    quick=2,
+    bound_s=0.5,
+)
 def estop_lost(cell, i: int) -> Trial:
     stop = estop_publisher(cell)
     stop.publish(topics.Bool(data=False))
@@ -172,8 +207,15 @@ def estop_lost(cell, i: int) -> Trial:
     return stopped(cell, at_s)
 
 
-@row(58, fault="a required e-stop source falls silent", expected="ESTOP_LOST", cell="estop", repeats=5, quick=1,
-     bound_s=0.56)  # fmt: skip
+@row(
+    58,
+    fault="a required e-stop source falls silent",
+    expected="ESTOP_LOST",
+    cell="estop",
+    repeats=5,
+    quick=1,
+    bound_s=0.56,
+)
 def estop_silent(cell, i: int) -> Trial:
     at_s = cell.silence_estop()
     trial = stopped(cell, at_s)
@@ -206,8 +248,15 @@ def clock_jump(cell, i: int) -> Trial:
     return trial
 
 
-@row(50, fault="the clock of the simulation freezes", expected="POSE_STALE CLOCK_JUMP", cell="simtime", repeats=5, quick=1,
-     bound_s=0.3)  # fmt: skip
+@row(
+    50,
+    fault="the clock of the simulation freezes",
+    expected="POSE_STALE CLOCK_JUMP",
+    cell="simtime",
+    repeats=5,
+    quick=1,
+    bound_s=0.3,
+)
 def clock_frozen(cell, i: int) -> Trial:
     random_phase()
     at_s = cell.freeze()
@@ -216,8 +265,14 @@ def clock_frozen(cell, i: int) -> Trial:
     return trial
 
 
-@row(50, fault="the simulation is reset: its clock starts at 0", expected="CLOCK_JUMP POSE_STALE", cell="simtime",
-     repeats=3, quick=1)  # fmt: skip
+@row(
+    50,
+    fault="the simulation is reset: its clock starts at 0",
+    expected="CLOCK_JUMP POSE_STALE",
+    cell="simtime",
+    repeats=3,
+    quick=1,
+)
 def clock_reset(cell, i: int) -> Trial:
     at_s = cell.reset_clock()
     trial = stopped(cell, at_s)

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import yaml
+
 from fault_injection.processes import FAKES, HERE, ROOT, Processes
 from fault_injection.spy import Spy, Timeout
-
 from openvla_core.supervisor import SupervisorSettings
 from openvla_ros import conversions, topics
 from openvla_ros.topics import State
@@ -166,6 +166,12 @@ class RobotCell(Cell):
         super().calm()
         if self.broken:
             self.set_fault("")
+
+
+class UnheardCell(RobotCell):
+    """The spy listens to what is published beside the command topic, so that only the robot listens to that one."""
+
+    command_topic = "controller_node/commanded_pose"
 
 
 class SimCell(RobotCell):

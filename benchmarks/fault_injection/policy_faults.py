@@ -1,13 +1,11 @@
-"""Rows about the camera, the model and the instruction, with the real policy node and its checkpoint."""
+"""Rows about the model and the instruction, with the real policy node and its checkpoint."""
 
 import signal
 import time
 
-import numpy as np
 from fault_injection.rows import Trial, row
 from fault_injection.special_cells import KNOWN
 from fault_injection.stream_faults import random_phase, stopped
-
 from openvla_ros import conversions, topics
 from openvla_ros.topics import State
 
@@ -30,111 +28,29 @@ def no_chunks_after(cell, at_s: float, settle_s: float = 0.3) -> bool:
     return not [t for t in list(cell.spy.chunks) if t > at_s + settle_s]
 
 
-@row(1, fault="the camera stops", expected="CAM_STALE", cell="policy", repeats=8, quick=1, bound_s=0.07 + T_A + 0.06)
-def camera_stops(cell, i: int) -> Trial:
-    random_phase()
-    at_s = time.monotonic()
-    cell.camera.on = False
-    trial = policy_says(cell, at_s, "CAM_STALE")
-    trial.ok = no_chunks_after(cell, at_s)
-    return trial
-
-
-@row(2, fault="the same picture with new stamps while the arm moves", expected="CAM_FROZEN", cell="policy", repeats=3,
-     quick=1)  # fmt: skip
-def picture_frozen(cell, i: int) -> Trial:
-    at_s = time.monotonic()
-    cell.camera.frozen = True
-    stop = wobble(cell)
-    try:
-        trial = policy_says(cell, at_s, "CAM_FROZEN", timeout_s=15.0)
-    finally:
-        stop()
-    trial.hold_s = None
-    return trial
-
-
-def wobble(cell):
-    """Joints that move, so that the picture should; returns what ends it."""
-    from fault_injection.special_cells import Beating
-
-    publisher = cell.spy.node.create_publisher(topics.JointState, topics.JOINT_STATES, topics.RECORD)
-    joints = np.zeros(6)
-
-    def publish() -> None:
-        joints[0] += 0.003
-        names = [f"joint{i}" for i in range(6)]
-        now_ns = cell.spy.node.get_clock().now().nanoseconds
-        publisher.publish(conversions.joint_state_message(names, joints, np.zeros(6), now_ns))
-
-    beat = Beating(0.03, publish)
-
-    def end() -> None:
-        beat.ended.set()
-        beat.join()
-        cell.spy.node.destroy_publisher(publisher)
-
-    return end
-
-
-@row(3, fault="frames with the stamp of the first", expected="CAM_STALE", cell="policy", repeats=4, quick=1,
-     bound_s=0.07 + T_A + 0.06)  # fmt: skip
-def same_stamp(cell, i: int) -> Trial:
-    at_s = time.monotonic()
-    cell.camera.same_stamp = True
-    return policy_says(cell, at_s, "CAM_STALE")
-
-
-@row(4, fault="stamps 1 s back, 10 s or 0.1 s ahead", expected="CAM_STALE", cell="policy", repeats=6, quick=1,
-     bound_s=0.07 + T_A + 0.06)  # fmt: skip
-def wrong_stamps(cell, i: int) -> Trial:
-    at_s = time.monotonic()
-    cell.camera.offset_s = (-1.0, 10.0, 0.1)[i % 3]
-    trial = policy_says(cell, at_s, "CAM_STALE")
-    trial.ok = no_chunks_after(cell, at_s)
-    return trial
-
-
-@row(5, 6, fault="encodings that are no picture, rows that do not add up", expected="CAM_IMAGE", cell="policy", repeats=8,
-     quick=2)  # fmt: skip
-def wrong_encoding(cell, i: int) -> Trial:
-    at_s = time.monotonic()
-    if i % 4 == 3:
-        cell.camera.cut = 100
-    else:
-        cell.camera.encoding = ("32FC1", "16UC1", "jpeg", "")[i % 4]
-    trial = policy_says(cell, at_s, "CAM_IMAGE")
-    trial.ok = no_chunks_after(cell, at_s)
-    return trial
-
-
-@row(9, fault="black, white, one-coloured pictures: a warning, no claim", expected="CAM_QUALITY", cell="policy", repeats=3,
-     quick=1)  # fmt: skip
-def poor_picture(cell, i: int) -> Trial:
-    at_s = time.monotonic()
-    cell.camera.picture = np.full((112, 112, 3), (0, 255, 120)[i % 3], np.uint8)
-    trial = policy_says(cell, at_s, "CAM_QUALITY")
-    trial.hold_s = None
-    return trial
-
-
-@row(10, fault="the picture of another camera (frame_id)", expected="CAM_FRAME", cell="policy", repeats=4, quick=1,
-     bound_s=0.07 + T_A + 0.06)  # fmt: skip
-def other_camera(cell, i: int) -> Trial:
-    at_s = time.monotonic()
-    cell.camera.frame = "wrist"
-    return policy_says(cell, at_s, "CAM_FRAME")
-
-
-@row(11, fault="the model's action holds NaN: it never leaves the policy", expected="ACT_IMPOSSIBLE", cell="policy",
-     repeats=7, quick=1, bound_s=0.15 + T_A + 0.06)  # fmt: skip
+@row(
+    11,
+    fault="the model's action holds NaN: it never leaves the policy",
+    expected="ACT_IMPOSSIBLE",
+    cell="policy",
+    repeats=7,
+    quick=1,
+    bound_s=0.15 + T_A + 0.06,
+)
 def model_nan(cell, i: int) -> Trial:
     at_s = cell.spy.order(model="nan", value=i % 7)
     return policy_says(cell, at_s, "ACT_IMPOSSIBLE")
 
 
-@row(12, fault="the model's action lies 0.1 % beyond its statistics", expected="ACT_IMPOSSIBLE", cell="policy", repeats=7,
-     quick=1, bound_s=0.15 + T_A + 0.06)  # fmt: skip
+@row(
+    12,
+    fault="the model's action lies 0.1 % beyond its statistics",
+    expected="ACT_IMPOSSIBLE",
+    cell="policy",
+    repeats=7,
+    quick=1,
+    bound_s=0.15 + T_A + 0.06,
+)
 def beyond_statistics(cell, i: int) -> Trial:
     at_s = cell.spy.order(model="beyond", value=i % 7)
     return policy_says(cell, at_s, "ACT_IMPOSSIBLE")
@@ -159,28 +75,49 @@ def slow_model(cell, i: int) -> Trial:
     return trial
 
 
-@row(19, fault="the GPU has no memory, twice in a row (pretended error)", expected="GPU_OOM", cell="policy", repeats=3,
-     quick=1, bound_s=0.15 + T_A + 0.06)  # fmt: skip
+@row(
+    19,
+    fault="the GPU has no memory, twice in a row (pretended error)",
+    expected="GPU_OOM",
+    cell="policy",
+    repeats=3,
+    quick=1,
+    bound_s=0.15 + T_A + 0.06,
+)
 def out_of_memory(cell, i: int) -> Trial:
     trial = policy_says(cell, cell.spy.order(model="oom"), "GPU_OOM")
     trial.ok = cell.processes.running["policy"].poll() is None
     return trial
 
 
-@row(20, fault="a sticky device error, an abort (pretended)", expected="EXIT", cell="policy", repeats=2, quick=1,
-     bound_s=0.15 + T_A + 0.06)  # fmt: skip
+@row(
+    20,
+    fault="a sticky device error, an abort (pretended)",
+    expected="EXIT",
+    cell="policy",
+    repeats=2,
+    quick=1,
+    bound_s=0.15 + T_A + 0.06,
+)
 def device_error(cell, i: int) -> Trial:
     at_s = cell.spy.order(model=("cuda", "abort")[i % 2])
     code = cell.processes.wait("policy", 10.0)
     passed_s = time.monotonic() - at_s
     trial = stopped(cell, at_s)
     last = cell.spy.policy_report
-    return Trial("EXIT" if code else f"EXIT_{code}", trial.hold_s, ok=passed_s < 2.5, note=f"exit code {code} after "
+    return Trial("EXIT" if code else f"EXIT_{code}", trial.hold_s, ok=passed_s < 5.0, note=f"exit code {code} after "
                  f"{passed_s:.1f} s, last word {last.code}")  # fmt: skip
 
 
-@row(25, fault="inference does not end; Python itself hangs", expected="MODEL_HANG ACTION_STALE", cell="policy", repeats=2,
-     quick=1, bound_s=0.15 + T_A + 0.06)  # fmt: skip
+@row(
+    25,
+    fault="inference does not end; Python itself hangs",
+    expected="MODEL_HANG ACTION_STALE",
+    cell="policy",
+    repeats=2,
+    quick=1,
+    bound_s=0.15 + T_A + 0.06,
+)
 def hanging(cell, i: int) -> Trial:
     if i % 2:
         at_s = cell.spy.order(model="hold_python")
@@ -191,15 +128,29 @@ def hanging(cell, i: int) -> Trial:
     return policy_says(cell, cell.spy.order(model="hang"), "MODEL_HANG")
 
 
-@row(33, fault="the real policy is killed (SIGKILL)", expected="ACTION_STALE", cell="policy", repeats=2, quick=0,
-     bound_s=T_A + 0.030)  # fmt: skip
+@row(
+    33,
+    fault="the real policy is killed (SIGKILL)",
+    expected="ACTION_STALE",
+    cell="policy",
+    repeats=2,
+    quick=0,
+    bound_s=T_A + 0.030,
+)
 def real_policy_killed(cell, i: int) -> Trial:
     random_phase()
     return stopped(cell, cell.processes.kill("policy"))
 
 
-@row(34, fault="the real policy is stopped for 2 s (SIGSTOP)", expected="ACTION_STALE", cell="policy", repeats=6, quick=1,
-     bound_s=T_A + 0.030)  # fmt: skip
+@row(
+    34,
+    fault="the real policy is stopped for 2 s (SIGSTOP)",
+    expected="ACTION_STALE",
+    cell="policy",
+    repeats=6,
+    quick=1,
+    bound_s=T_A + 0.030,
+)
 def real_policy_stopped(cell, i: int) -> Trial:
     random_phase()
     at_s = cell.processes.signal("policy", signal.SIGSTOP)
@@ -217,8 +168,18 @@ BAD_TEXTS = {
 }
 
 
-@row(26, 27, 28, 29, fault="instructions that are empty, endless, with control characters, with the prompt's own marks",
-     expected="INSTRUCTION_REFUSED", cell="policy", repeats=15, quick=4, bound_s=None)  # fmt: skip
+@row(
+    26,
+    27,
+    28,
+    29,
+    fault="instructions that are empty, endless, with control characters, with the prompt's own marks",
+    expected="INSTRUCTION_REFUSED",
+    cell="policy",
+    repeats=15,
+    quick=4,
+    bound_s=None,
+)
 def bad_instruction(cell, i: int) -> Trial:
     texts = [text for group in BAD_TEXTS.values() for text in group]
     text = texts[i * len(texts) // 15] if i < 15 else texts[0]
@@ -229,8 +190,15 @@ def bad_instruction(cell, i: int) -> Trial:
     return trial
 
 
-@row(30, fault="another instruction for the real policy, mid-motion", expected="NEW_TASK", cell="policy", repeats=6, quick=1,
-     bound_s=0.08)  # fmt: skip
+@row(
+    30,
+    fault="another instruction for the real policy, mid-motion",
+    expected="NEW_TASK",
+    cell="policy",
+    repeats=6,
+    quick=1,
+    bound_s=0.08,
+)
 def other_instruction(cell, i: int) -> Trial:
     random_phase()
     return stopped(cell, cell.say(f"move to the {('green', 'blue')[i % 2]} cube"), "NEW_TASK")
@@ -240,20 +208,27 @@ def other_instruction(cell, i: int) -> Trial:
     31, fault="two processes publish instructions", expected="MULTI_PUB", cell="policy", repeats=4, quick=1, bound_s=0.7
 )
 def two_instructors(cell, i: int) -> Trial:
+    before = cell.spy.policy_report.instruction
     at_s = time.monotonic()
     second = cell.spy.node.create_publisher(topics.String, topics.INSTRUCTION, topics.COMMAND)
     try:
         trial = policy_says(cell, at_s, "MULTI_PUB")
         second.publish(conversions.text_message("move to the blue cube"))
         time.sleep(0.4)
-        trial.ok = cell.spy.policy_report.instruction == KNOWN
+        trial.ok = cell.spy.policy_report.instruction == before
     finally:
         cell.spy.node.destroy_publisher(second)
     return trial
 
 
-@row(32, fault="the policy restarts while an old sentence is latched on its topic", expected="READY", cell="policy",
-     repeats=2, quick=1)  # fmt: skip
+@row(
+    32,
+    fault="the policy restarts while an old sentence is latched on its topic",
+    expected="READY",
+    cell="policy",
+    repeats=2,
+    quick=1,
+)
 def old_sentence(cell, i: int) -> Trial:
     cell.spy.node.destroy_publisher(cell.instructions)
     latched = cell.spy.node.create_publisher(topics.String, topics.INSTRUCTION, topics.LATCHED)

@@ -3,7 +3,7 @@
 from fault_injection.rows import Outcome
 
 NOT_INJECTED = {
-    "53": "only 12 participants are added, not 60 to 100: more would take the machine from whoever shares it",
+    "53": "12 participants are added, not 60 to 100: more would take the machine from whoever shares it",
     "51": "doubled, reordered and old messages are made by the policy; loss and delay of the network by tc netem are not",
     "19": "a GPU that is really full needs a GPU; the error that torch raises then is raised by the model instead",
     "20": "a CUDA context that is really broken needs a GPU; its error and an abort of the process are made instead",
@@ -58,8 +58,8 @@ def table(results: dict) -> str:
         ]
         lines += [f"{'':12}FAILED: {trial}" for trial in row["failed"]]
     lines.append(
-        f"{results['rows_injected']} of 62 rows, {results['injections']} injections, {results['commands_checked']:,} commands "
-        f"checked, {results['unsafe_commands']} unsafe, {results['late_stamps']} late stamps; load "
+        f"{results['rows_injected']} of 62 rows, {results['injections']} injections, {results['commands_checked']:,} "
+        f"commands checked, {results['unsafe_commands']} unsafe, {results['late_stamps']} late stamps; load "
         f"{results['machine']['load'][0]:.1f} on {results['machine']['cpu_count']} cores"
     )
     return "\n".join(lines)

@@ -4,10 +4,10 @@ import signal
 import time
 
 import numpy as np
+
 from fault_injection.rows import Trial, row
 from fault_injection.spy import Timeout
 from fault_injection.stream_faults import latched, random_phase, stopped
-
 from openvla_ros.topics import State
 
 
@@ -34,8 +34,14 @@ def no_inverse(cell, i: int) -> Trial:
     return Trial(cell.spy.report.code, ok=False)
 
 
-@row(35, fault="the controller is killed; it comes back in standby", expected="STOPPED BACKEND_MULTI", cell="robot",
-     repeats=3, quick=1)  # fmt: skip
+@row(
+    35,
+    fault="the controller is killed; it comes back in standby",
+    expected="STOPPED BACKEND_MULTI",
+    cell="robot",
+    repeats=3,
+    quick=1,
+)
 def controller_killed(cell, i: int) -> Trial:
     random_phase()
     cell.processes.kill("controller")
@@ -52,12 +58,18 @@ def controller_killed(cell, i: int) -> Trial:
     cell.recover(60.0)
     return Trial(
         report.code, ok=still and quiet and report.state == State.STANDBY,
-        note=f"robot still after 0.3 s, nothing sent before start; start is possible after {time.monotonic() - begun_s:.0f} s",
+        note=f"robot still after 0.3 s, nothing sent before start; started {time.monotonic() - begun_s:.0f} s later",
     )  # fmt: skip
 
 
-@row(36, fault="the controller is stopped for 2 s (SIGSTOP)", expected="TICK_LATE ACTION_STALE CLOCK_JUMP POSE_STALE",
-     cell="robot", repeats=6, quick=1)  # fmt: skip
+@row(
+    36,
+    fault="the controller is stopped for 2 s (SIGSTOP)",
+    expected="TICK_LATE ACTION_STALE CLOCK_JUMP POSE_STALE",
+    cell="robot",
+    repeats=6,
+    quick=1,
+)
 def controller_stopped(cell, i: int) -> Trial:
     random_phase()
     cell.processes.signal("controller", signal.SIGSTOP)
@@ -72,9 +84,9 @@ def controller_stopped(cell, i: int) -> Trial:
 
 @row(37, fault="no robot at the start; activation by lifecycle", expected="REFUSED", cell="", repeats=2, quick=1)
 def robot_absent(cell, i: int) -> Trial:
-    from fault_injection.cell import RobotCell
+    from fault_injection.cell import UnheardCell
 
-    absent = RobotCell()
+    absent = UnheardCell()
     try:
         absent.start_controller("-p", "autostart:=false")
         assert absent.lifecycle(1, 30.0), "not configured"
@@ -88,16 +100,29 @@ def robot_absent(cell, i: int) -> Trial:
         absent.close()
 
 
-@row(38, fault="the robot's controller goes away while the arm moves", expected="BACKEND_ABSENT", cell="robot", repeats=5,
-     quick=1)  # fmt: skip
+@row(
+    38,
+    fault="the robot's controller goes away while the arm moves",
+    expected="BACKEND_ABSENT",
+    cell="unheard",
+    repeats=5,
+    quick=1,
+)
 def robot_unlistening(cell, i: int) -> Trial:
     at_s = cell.set_fault("absent")
     trial = stopped(cell, at_s, "BACKEND_ABSENT")
     return latched(cell, trial)
 
 
-@row(38, fault="the robot's driver is killed while the arm moves", expected="POSE_STALE", cell="robot", repeats=3, quick=1,
-     bound_s=0.15)  # fmt: skip
+@row(
+    38,
+    fault="the robot's driver is killed while the arm moves",
+    expected="POSE_STALE",
+    cell="robot",
+    repeats=3,
+    quick=1,
+    bound_s=0.15,
+)
 def robot_killed(cell, i: int) -> Trial:
     trial = stopped(cell, cell.processes.kill("robot"))
     cell.start_robot()
@@ -110,8 +135,15 @@ def pose_silent(cell, i: int) -> Trial:
     return stopped(cell, cell.set_fault("silent"))
 
 
-@row(44, fault="the robot's process is stopped (SIGSTOP)", expected="POSE_STALE", cell="robot", repeats=15, quick=2,
-     bound_s=0.14)  # fmt: skip
+@row(
+    44,
+    fault="the robot's process is stopped (SIGSTOP)",
+    expected="POSE_STALE",
+    cell="robot",
+    repeats=15,
+    quick=2,
+    bound_s=0.14,
+)
 def robot_stopped(cell, i: int) -> Trial:
     random_phase()
     at_s = cell.processes.signal("robot", signal.SIGSTOP)
@@ -141,8 +173,15 @@ def pose_nan(cell, i: int) -> Trial:
     return latched(cell, stopped(cell, cell.set_fault("nan")))
 
 
-@row(47, fault="the arm is blocked: commands are not followed", expected="TRACKING", cell="robot", repeats=8, quick=2,
-     bound_s=0.8)  # fmt: skip
+@row(
+    47,
+    fault="the arm is blocked: commands are not followed",
+    expected="TRACKING",
+    cell="robot",
+    repeats=8,
+    quick=2,
+    bound_s=0.8,
+)
 def blocked(cell, i: int) -> Trial:
     return stopped(cell, cell.set_fault("blocked"))
 
@@ -167,8 +206,14 @@ def other_frame(cell, i: int) -> Trial:
     return Trial(report.code, ok=still and "map" in report.sentence)
 
 
-@row(43, fault="SIGINT or SIGTERM to the controller while the arm moves", expected="EXIT_0", cell="robot", repeats=6,
-     quick=2)  # fmt: skip
+@row(
+    43,
+    fault="SIGINT or SIGTERM to the controller while the arm moves",
+    expected="EXIT_0",
+    cell="robot",
+    repeats=6,
+    quick=2,
+)
 def terminated(cell, i: int) -> Trial:
     random_phase()
     at_s = cell.processes.signal("controller", (signal.SIGINT, signal.SIGTERM)[i % 2])

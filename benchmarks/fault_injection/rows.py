@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+
 from fault_injection.spy import Timeout
 
 
 @dataclass
 class Trial:
-    """One injection: the code that was seen, seconds from the fault to the first stop, and what else is worth telling."""
+    """One injection: the code that was seen, seconds from the fault to the first stop, what else is worth telling."""
 
     code: str
     hold_s: float | None = None

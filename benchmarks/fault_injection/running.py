@@ -7,9 +7,10 @@ import time
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
 from fault_injection.rows import Outcome, Row, Trial, run_row
 from fault_injection.spy import Timeout
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 def enter_private_domain() -> None:
@@ -19,6 +20,7 @@ def enter_private_domain() -> None:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ["ROS_DOMAIN_ID"] = str(free_domain())
     import rclpy
+
     from openvla_ros import preflight
 
     preflight.enter([])
@@ -29,7 +31,9 @@ def load_rows() -> None:
     """Importing these registers their rows."""
     from fault_injection import (  # noqa: F401
         authority_faults,
+        camera_faults,
         file_faults,
+        picture_faults,
         policy_faults,
         robot_faults,
         stream_faults,
@@ -38,10 +42,11 @@ def load_rows() -> None:
 
 def make_cell(kind: str):
     """The cell of that name, its arm moving."""
-    from fault_injection.cell import GripperCell, JointCell, RobotCell, SimCell
+    from fault_injection.cell import GripperCell, JointCell, RobotCell, SimCell, UnheardCell
     from fault_injection.special_cells import CELLS
 
-    kinds = {"robot": RobotCell, "sim": SimCell, "gripper": GripperCell, "joints": JointCell, **CELLS}
+    kinds = {"robot": RobotCell, "sim": SimCell, "gripper": GripperCell, "joints": JointCell}
+    kinds |= {"unheard": UnheardCell, **CELLS}
     cell = kinds[kind]()
     try:
         return cell.open()
@@ -77,6 +82,8 @@ def run(by_cell: dict[str, list[Row]], repeat: int, quick: bool) -> list[Outcome
                 outcome = run_row(row, cell, count(row), lambda: progress.advance(task))
                 outcomes.append(outcome)
                 progress.print(f"{row.label:>6} {outcome.verdict:7} {row.fault[:58]:58} {dict(outcome.codes)}")
+                for text in [*outcome.examples[:3], *(t.note for t in outcome.trials if not t.ok)]:
+                    progress.print(f"       {text}", markup=False)
             if cell is not None:
                 for outcome in outcomes[-1:]:
                     outcome.examples += [f"tracebacks in the logs: {n}" for n in [cell.processes.tracebacks()] if n]

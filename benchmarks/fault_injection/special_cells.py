@@ -2,12 +2,14 @@
 
 import threading
 import time
+from contextlib import suppress
 
 import numpy as np
-from fault_injection.cell import CARD, RobotCell
-from fault_injection.processes import ROOT
 from rosgraph_msgs.msg import Clock
 
+from fault_injection.cell import CARD, RobotCell
+from fault_injection.processes import ROOT
+from fault_injection.spy import Timeout
 from openvla_ros import conversions, topics
 
 CHECKPOINT = ROOT / "checkpoints" / "openvla-tiny-sim"
@@ -139,13 +141,18 @@ class PolicyCell(RobotCell):
 
     def nudge(self) -> None:
         super().nudge()
+        if self.spy.report is not None and self.spy.report.code == "WORKSPACE":
+            # Noise leads the arm out of its box in the end: it is put back to the middle.
+            self.processes.kill("robot")
+            self.start_robot()
         policy = self.spy.policy_report
         now_s = time.monotonic()
         if policy is None or now_s - self._said_s < 0.5:
             return
         self._said_s = now_s
         if policy.state.name == "FAULT":
-            self.spy.call(topics.Trigger, "policy_node/reset", timeout_s=5.0)
+            with suppress(Timeout):  # it may have been started only now
+                self.spy.call(topics.Trigger, "policy_node/reset", timeout_s=2.0)
         if policy.state.name in ("STANDBY", "FAULT"):
             self.say(KNOWN)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from fault_injection.stream_check import StreamCheck
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
+from fault_injection.stream_check import StreamCheck
 from openvla_core.errors import ActionError
 from openvla_core.supervisor import SupervisorSettings
 from openvla_core.types import Pose
@@ -24,7 +24,7 @@ OLDEST_IMAGE_S = 0.5
 TOGGLE_S = 0.3
 
 
-class Timeout(Exception):  # noqa: N818 - it is an answer, too
+class Timeout(Exception):
     """Something did not come true in time."""
 
 

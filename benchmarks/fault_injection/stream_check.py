@@ -1,9 +1,9 @@
 """Checks the published stream of commands from the outside: poses, their stamps and what the controller says it does.
 
 The n-th divided difference of positions is a weighted mean of the n-th derivative, so a stream that keeps its limits
-passes at whatever times it is sampled. A stamp that is late by d is the same as a position that is off by v d: that much
-is allowed for d = STAMP_ERROR_S. What a single late stamp would explain (a process that was not scheduled between two
-lines) is counted apart and is no violation; two in a row cannot be explained.
+passes at whatever times it is sampled. A stamp that is late by d is the same as a position that is off by v d: that
+much is allowed for d = STAMP_ERROR_S. What a single late stamp would explain (a process that was not scheduled between
+two lines) is counted apart and is no violation; two in a row cannot be explained.
 """
 
 import math
@@ -36,6 +36,7 @@ class StreamCheck:
             maxlen=4
         )  # stamp, position and accumulated rotation (6,)
         self._last: Pose | None = None
+        self._doubtful: deque[tuple[float, str]] = deque()  # stamp of a motion, and what to say of it
         self._measured: deque[np.ndarray] = deque(maxlen=60)
         self._not_active_since_s = -math.inf
         self._stopping_until_s = -math.inf
@@ -49,6 +50,8 @@ class StreamCheck:
         """What the controller says it does from this moment on."""
         if is_active:
             self._not_active_since_s = math.inf
+            while self._doubtful and self._doubtful[-1][0] > stamp_s - 0.03:
+                self._doubtful.pop()
         elif self._not_active_since_s == math.inf:
             self._not_active_since_s = stamp_s
         self._stopping_until_s = stamp_s + 0.3 if not is_active else self._stopping_until_s
@@ -91,10 +94,12 @@ class StreamCheck:
         ):
             self._begin(stamp_s, pose)  # re-based, at rest and in a hold, to where the arm is
             return
-        if stamp_s - self._not_active_since_s > STILL_AFTER_S and moved + float(np.linalg.norm(turned)) > 1e-9:
-            self._report(
-                "motion in a hold", f"{moved * 1e3:.2f} mm, {stamp_s - self._not_active_since_s:.2f} s into it"
-            )
+        held_s = stamp_s - self._not_active_since_s
+        if held_s > STILL_AFTER_S and moved + float(np.linalg.norm(turned)) > 1e-9:
+            # The status that tells the end of the hold comes just after the first command.
+            self._doubtful.append((stamp_s, f"{moved * 1e3:.2f} mm, {held_s:.2f} s into it"))
+        while self._doubtful and self._doubtful[0][0] < stamp_s - PAUSE_S:
+            self._report("motion in a hold", self._doubtful.popleft()[1])
         worst = self._excess(list(self._samples))
         if worst is None:
             return
@@ -116,8 +121,9 @@ class StreamCheck:
         return any(np.linalg.norm(pose.position - at) <= AT_MEASURED_M for at in self._measured)
 
     def _rests(self) -> bool:
-        (_, a), (_, b) = list(self._samples)[-2:]
-        return bool(np.array_equal(a, b))
+        (from_s, a), (to_s, b) = list(self._samples)[-2:]
+        # The last step of a stop is shorter than what stop_acceleration takes away in a tick.
+        return float(np.linalg.norm(b[:3] - a[:3])) <= 0.04 * (to_s - from_s)
 
     def _check_box(self, pose: Pose) -> None:
         rows = (self.limits.workspace_low, self.limits.workspace_high, self._last.position, pose.position)
@@ -148,7 +154,7 @@ class StreamCheck:
         name = kind.replace(" ", "_") + ORDERS[order - 1]
         most = float(getattr(self.limits, f"max_{name}"))
         # The first braking command comes a moment before the status that tells of it, so both are allowed there.
-        return max(most, float(getattr(self.limits, f"stop_{name}"))) if order > 1 or stopping and order > 1 else most
+        return max(most, float(getattr(self.limits, f"stop_{name}"))) if order > 1 else most
 
     def _one_late_stamp_explains(self) -> bool:
         samples = list(self._samples)
