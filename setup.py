@@ -9,9 +9,9 @@ DATA = [
     "av>=14",
     "google-crc32c>=1.6",
     "h5py>=3.11",
-    "mcap>=1.2",
+    "mcap>=1.6",
     "pyarrow>=20",
-    "rosbags>=0.11",
+    "rosbags>=0.11.9",
     "tqdm>=4.66",
 ]
 TRAINING = ["accelerate>=1.0", "peft>=0.17", "tqdm>=4.66"]

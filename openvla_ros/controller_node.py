@@ -29,6 +29,8 @@ GRAPH_CHECK_S = 0.1
 # A robot that is not there is noticed after a second; activation waits for one this long.
 ROBOT_NOTICED_S = 1.3
 ROBOT_WITHIN_S = 5.0
+# Problems that end with a message from the robot.
+UNHEARD_YET = ("JOINTS_STALE", "BACKEND_STARTING")
 LAST_HOLDS = 3  # commands at rest before the process ends
 
 
@@ -109,7 +111,9 @@ class ControllerNode(LifecycleNode):
         begun_s = time.monotonic()
         while not self._settings.autostart and not self._dry_run:
             problem, passed_s = self._backend.problem(), time.monotonic() - begun_s
-            if problem is None and passed_s > ROBOT_NOTICED_S:
+            # No message arrives while this callback runs; once active, what is still missing holds the arm.
+            answered = problem is None or problem.code in UNHEARD_YET
+            if answered and passed_s > ROBOT_NOTICED_S:
                 return
             if problem is not None and (problem.latched or passed_s > ROBOT_WITHIN_S):
                 raise ConfigError(f"Not activated: {problem.sentence}")

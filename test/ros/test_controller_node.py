@@ -9,6 +9,7 @@ import pytest
 import rclpy
 from controller_bench import CARD, HOME, REPOSITORY, Bench
 from rclpy.lifecycle import TransitionCallbackReturn
+from trajectory_msgs.msg import JointTrajectory
 
 from openvla_core.arm_kinematics import load_arm
 from openvla_core.supervisor import State as CoreState
@@ -298,6 +299,16 @@ def test_activation_by_hand_is_refused_without_a_robot(start, monkeypatch):
     assert bench.controller.trigger_configure() == TransitionCallbackReturn.SUCCESS
     assert bench.controller.trigger_activate() == TransitionCallbackReturn.FAILURE
     assert "/robot/target_pose" in bench.until_code("BACKEND_ABSENT").sentence
+    assert not bench.commands
+
+
+def test_activation_by_hand_does_not_wait_for_messages_it_cannot_hear(start):
+    """No subscription is served while a transition runs; joint states can only follow it."""
+    bench = start(autostart=False, backend="joint_trajectory", arm="fr3")
+    bench.node.create_subscription(JointTrajectory, "fr3_arm_controller/joint_trajectory", lambda message: None, 1)
+    assert bench.controller.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert bench.controller.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    assert "joint_states" in bench.until_code("JOINTS_STALE").sentence
     assert not bench.commands
 
 
