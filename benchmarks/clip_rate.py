@@ -39,9 +39,11 @@ def main() -> int:
     for name in ("default", "franka", "widowx"):
         result[name] = clip_rate(name, arguments.actions)
         part = result[name]
-        print(f"{name}: {part['clip_rate']:.2%} of {part['actions']} actions changed {part['reasons']}; the stream lags "
-              f"its goal by {part['lag_mm']['median']} mm (99 %: {part['lag_mm']['p99']} mm) when the next action comes; "
-              f"chunk to goal {part['chunk_ms']}, tick {part['tick_ms']} ms")  # fmt: skip
+        print(
+            f"{name}: {part['clip_rate']:.2%} of {part['actions']} actions changed {part['reasons']}; when the next "
+            f"comes, the stream lags its goal by {part['lag_mm']['median']} mm (99 %: {part['lag_mm']['p99']} mm); "
+            f"ms: chunk to goal {part['chunk_ms']}, tick {part['tick_ms']}"
+        )
     if arguments.dds:
         result["dds"] = over_dds(arguments.dds)
         print(f"chunk heard to first command heard, over DDS: {result['dds']}")

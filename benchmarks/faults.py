@@ -46,12 +46,17 @@ def main() -> int:
     for row in rows:
         if not cells or (row.cell or "none") in cells:
             by_cell[row.cell].append(row)
-    outcomes = running.run(by_cell, arguments.repeat, arguments.quick)
     before = json.loads(arguments.json.read_text()) if arguments.merge and arguments.json.exists() else {"rows": []}
-    results = report.results(outcomes, running.machine(), before["rows"])
+
+    def save(outcomes) -> dict:
+        """After every row, so that a run that is ended early is not lost."""
+        results = report.results(outcomes, running.machine(), before["rows"])
+        if arguments.json:
+            arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        return results
+
+    results = save(running.run(by_cell, arguments.repeat, arguments.quick, save))
     print(report.table(results))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if arguments.markdown:
         arguments.markdown.write_text(report.markdown(results), encoding="utf-8")
     return 0 if all(row["verdict"] in ("ok", "late") for row in results["rows"]) else 1

@@ -32,7 +32,7 @@ def second_policy(cell, i: int) -> Trial:
     at_s = time.monotonic()
     intruder = cell.spy.node.create_publisher(topics.ActionChunk, topics.POLICY_ACTION_CHUNK, topics.ACTION)
     try:
-        return latched(cell, stopped(cell, at_s))
+        return latched(cell, stopped(cell, at_s, "MULTI_PUB", "SESSION_CHANGED", "BACKEND_MULTI"))
     finally:
         cell.spy.node.destroy_publisher(intruder)
         time.sleep(0.2)
@@ -52,7 +52,7 @@ def second_controller(cell, i: int) -> Trial:
     intruder = cell.spy.node.create_publisher(topics.PoseStamped, cell.command_topic, topics.COMMAND)
     try:
         intruder.publish(conversions.pose_message(HOME, 0, ROGUE))
-        return latched(cell, stopped(cell, at_s))
+        return latched(cell, stopped(cell, at_s, "MULTI_PUB", "SESSION_CHANGED", "BACKEND_MULTI"))
     finally:
         cell.spy.node.destroy_publisher(intruder)
         time.sleep(0.2)
@@ -169,7 +169,7 @@ def estop_topic(cell, i: int) -> Trial:
     random_phase()
     at_s = time.monotonic()
     stop.publish(topics.Bool(data=True))
-    trial = stopped(cell, at_s)
+    trial = stopped(cell, at_s, "ESTOP")
     stop.publish(topics.Bool(data=False))
     time.sleep(0.25)
     refused = not cell.spy.trigger("start")[0]
@@ -218,7 +218,7 @@ def estop_lost(cell, i: int) -> Trial:
 )
 def estop_silent(cell, i: int) -> Trial:
     at_s = cell.silence_estop()
-    trial = stopped(cell, at_s)
+    trial = stopped(cell, at_s, "ESTOP_LOST")
     cell.beat()
     return trial
 
@@ -236,7 +236,7 @@ def estop_publisher(cell):
 @row(
     49,
     fault="the clock jumps by -60 s, +60 s, +1 h",
-    expected="CLOCK_JUMP POSE_STALE",
+    expected="CLOCK_JUMP POSE_STALE OBS_STALE OBS_FUTURE",
     cell="simtime",
     repeats=6,
     quick=2,
@@ -268,7 +268,7 @@ def clock_frozen(cell, i: int) -> Trial:
 @row(
     50,
     fault="the simulation is reset: its clock starts at 0",
-    expected="CLOCK_JUMP POSE_STALE",
+    expected="CLOCK_JUMP POSE_STALE OBS_FUTURE",
     cell="simtime",
     repeats=3,
     quick=1,

@@ -38,7 +38,7 @@ class Cell:
     command_topic = "target_pose"
     fake = "crisp"
     fake_node = "crisp"
-    fake_arguments: tuple[str, ...] = ("-r", "current_pose:=robot/current_pose")
+    fake_arguments: tuple[str, ...] = ("-r", "current_pose:=robot/current_pose", "-p", "filter:=0.5")
     controller_arguments: tuple[str, ...] = ("-p", f"convention:={CARD}", "-p", "crisp.gripper:=none")
     policy_program = "stub_policy.py"
     policy_arguments: tuple[str, ...] = ()
@@ -134,6 +134,8 @@ class Cell:
                 self.spy.call(topics.SetBool, "controller_node/estop", topics.SetBool.Request(data=False), 2.0)
                 self.spy.trigger("reset")
                 self.spy.trigger("start")
+            elif report.code == "GRIPPER_FAULT":
+                self.spy.trigger("reset")
             elif report.state == State.STANDBY:
                 self.spy.trigger("start")
         except Timeout:
@@ -185,6 +187,8 @@ class SimCell(RobotCell):
 class GripperCell(RobotCell):
     """With the Franka hand and its actions."""
 
+    hand_broken = ""
+
     controller_arguments = ("-p", f"convention:={CARD}", "-p", "franka_gripper.name:=franka_gripper")
 
     def open(self) -> "GripperCell":
@@ -192,8 +196,14 @@ class GripperCell(RobotCell):
         super().open()
         return self
 
+    def calm(self) -> None:
+        super().calm()
+        if self.hand_broken:
+            self.set_gripper_fault("")
+
     def set_gripper_fault(self, fault: str) -> float:
         """As set_fault, of the hand."""
+        self.hand_broken = fault
         now_s = time.monotonic()
         done, reason = self.spy.set_parameter("franka_gripper", "fault", fault)
         assert done, reason

@@ -4,8 +4,8 @@ from fault_injection.rows import Outcome
 
 NOT_INJECTED = {
     "53": "12 participants are added, not 60 to 100: more would take the machine from whoever shares it",
-    "51": "doubled, reordered and old messages are made by the policy; loss and delay of the network by tc netem are not",
-    "19": "a GPU that is really full needs a GPU; the error that torch raises then is raised by the model instead",
+    "51": "doubled, reordered and old messages are made by the policy; loss and delay by tc netem are not made",
+    "19": "a GPU that is really full needs a GPU; the model raises the error that torch raises then",
     "20": "a CUDA context that is really broken needs a GPU; its error and an abort of the process are made instead",
     "49": "the clock that jumps is that of a simulation (/clock); the wall clock of a shared machine is left alone",
     "59": "disk full and I/O errors belong to the recorder: benchmarks/recorder_crash.py",
@@ -42,9 +42,7 @@ def numbers_of(row: dict) -> list[int]:
 
 def table(results: dict) -> str:
     """Text for the terminal."""
-    lines = [
-        f"{'row':>11} {'verdict':7} {'n':>3} {'median':>7} {'p99':>6} {'max':>6} {'bound':>6} {'unsafe':>6}  fault: seen"
-    ]
+    lines = ["        row verdict   n  median    p99    max  bound unsafe  fault: seen"]
     for row in results["rows"]:
         hold = row["hold_ms"] or {}
         times = " ".join(f"{hold.get(key, '-'):>{width}}" for key, width in (("median", 7), ("p99", 6), ("max", 6)))
@@ -70,9 +68,9 @@ HEAD = """# Faults, and what they end in
 Made by `python benchmarks/faults.py --markdown docs/faults.md`: each fault is injected into real processes (the
 controller always, the policy or a stub of it, a pretend robot), while a spy checks every command that is sent to the
 robot: finite, within the limits of speed, acceleration and jerk and the workspace box, stamps increasing, unit
-quaternions without a change of sign, no motion in a hold, nothing done by an image older than 0.5 s, first command where
-the arm is. "Time" is from the fault to the first report of a stop, in milliseconds: median / 99 % / longest. Rows whose
-way is "in process" are decided before anything runs and are tried on the real code with generated input.
+quaternions without a change of sign, no motion in a hold, nothing done by an image older than 0.5 s, first command
+where the arm is. "Time" is from the fault to the first report of a stop, in milliseconds: median / 99 % / longest.
+Rows whose way is "in process" are decided before anything runs and are tried on the real code with generated input.
 
 "late" means that the right thing happened, but later than the bound. The machine is shared: compare the load.
 """
@@ -84,7 +82,7 @@ def markdown(results: dict) -> str:
     lines = [
         HEAD,
         f"Run of {results['date'][:10]}: {results['machine']['cpu_count']} cores, load {load:.1f}, Python "
-        f"{results['versions']['python']}. {results['rows_injected']} of the 62 rows, {results['injections']} injections, "
+        f"{results['versions']['python']}. {results['rows_injected']} of 62 rows, {results['injections']} injections, "
         f"{results['commands_checked']:,} commands checked, **{results['unsafe_commands']} unsafe**.",
         "",
         "| Row | Fault | How | Expected | Seen | Times | Time, ms | Bound | Unsafe | Verdict |",

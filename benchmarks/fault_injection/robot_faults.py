@@ -165,12 +165,12 @@ def pose_late(cell, i: int) -> Trial:
 
 @row(45, fault="the measured pose jumps by 0.3 m", expected="POSE_JUMP", cell="robot", repeats=8, quick=2, bound_s=0.30)
 def pose_jump(cell, i: int) -> Trial:
-    return latched(cell, stopped(cell, cell.set_fault("teleporting")))
+    return latched(cell, stopped(cell, cell.set_fault("teleporting"), "POSE_JUMP"))
 
 
 @row(46, fault="the measured pose is NaN", expected="POSE_INVALID", cell="robot", repeats=8, quick=2, bound_s=0.15)
 def pose_nan(cell, i: int) -> Trial:
-    return latched(cell, stopped(cell, cell.set_fault("nan")))
+    return latched(cell, stopped(cell, cell.set_fault("nan"), "POSE_INVALID"))
 
 
 @row(
@@ -183,7 +183,7 @@ def pose_nan(cell, i: int) -> Trial:
     bound_s=0.8,
 )
 def blocked(cell, i: int) -> Trial:
-    return stopped(cell, cell.set_fault("blocked"))
+    return stopped(cell, cell.set_fault("blocked"), "TRACKING")
 
 
 @row(48, fault="the measured pose is in another frame", expected="POSE_STALE", cell="robot", repeats=2, quick=1)

@@ -4,6 +4,7 @@ import os
 import platform
 import random
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 
@@ -57,7 +58,7 @@ def make_cell(kind: str):
         raise
 
 
-def run(by_cell: dict[str, list[Row]], repeat: int, quick: bool) -> list[Outcome]:
+def run(by_cell: dict[str, list[Row]], repeat: int, quick: bool, save: Callable) -> list[Outcome]:
     """Every row, those of one kind of cell together; a row without repeats is left out."""
     random.seed(1)
 
@@ -81,6 +82,7 @@ def run(by_cell: dict[str, list[Row]], repeat: int, quick: bool) -> list[Outcome
                 progress.update(task, description=f"{row.label}: {row.fault}"[:60])
                 outcome = run_row(row, cell, count(row), lambda: progress.advance(task))
                 outcomes.append(outcome)
+                save(outcomes)
                 progress.print(f"{row.label:>6} {outcome.verdict:7} {row.fault[:58]:58} {dict(outcome.codes)}")
                 for text in [*outcome.examples[:3], *(t.note for t in outcome.trials if not t.ok)]:
                     progress.print(f"       {text}", markup=False)

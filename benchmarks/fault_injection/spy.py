@@ -34,6 +34,9 @@ class Spy:
     def __init__(self, namespace: str, limits: SupervisorSettings, command_topic: str, sim_time: bool = False) -> None:
         self.namespace = namespace
         self.stream = StreamCheck(limits)
+        self._by_stamp = not sim_time  # the stamps of a clock that jumps tell nothing about speeds
+        if sim_time:
+            self.stream.stamp_error_s = 0.01
         self.commands: deque[tuple[float, float, Pose]] = deque(maxlen=3000)  # received, stamp, pose
         self.measured: deque[tuple[float, Pose]] = deque(maxlen=3000)
         self.reports: deque[tuple[float, Any]] = deque(maxlen=2000)  # received, StatusReport of the controller
@@ -82,7 +85,7 @@ class Spy:
         position, q = message.pose.position, message.pose.orientation
         pose = Pose(np.array([position.x, position.y, position.z]), np.array([q.x, q.y, q.z, q.w]))
         self.commands.append((now_s, stamp_s, pose))
-        self.stream.on_command(stamp_s, pose)
+        self.stream.on_command(stamp_s if self._by_stamp else now_s, pose)
 
     def _on_measured(self, message) -> None:
         try:
@@ -107,7 +110,8 @@ class Spy:
         if self.reports and (report.code, report.state) == (self.reports[-1][1].code, self.reports[-1][1].state):
             return
         self.reports.append((time.monotonic(), report))
-        self.stream.on_status(report.stamp_ns * 1e-9, report.state == State.ACTIVE)
+        at_s = report.stamp_ns * 1e-9 if self._by_stamp else self.reports[-1][0]
+        self.stream.on_status(at_s, report.state == State.ACTIVE)
 
     def _on_policy_report(self, message) -> None:
         self.policy_reports.append((time.monotonic(), conversions.to_status(message)))

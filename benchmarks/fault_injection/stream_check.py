@@ -28,6 +28,7 @@ class StreamCheck:
 
     def __init__(self, limits: SupervisorSettings) -> None:
         self.limits = limits
+        self.stamp_error_s = STAMP_ERROR_S
         self.commands = 0
         self.late_stamps = 0
         self.violations: Counter[str] = Counter()
@@ -118,7 +119,8 @@ class StreamCheck:
         self._samples.extend((stamp_s - back_s, place) for back_s in (3.0, 2.0, 1.0, 0.0))
 
     def _is_measured(self, pose: Pose) -> bool:
-        return any(np.linalg.norm(pose.position - at) <= AT_MEASURED_M for at in self._measured)
+        # A robot that publishes joint angles only: nothing to compare with here.
+        return not self._measured or any(np.linalg.norm(pose.position - at) <= AT_MEASURED_M for at in self._measured)
 
     def _rests(self) -> bool:
         (from_s, a), (to_s, b) = list(self._samples)[-2:]
@@ -144,7 +146,7 @@ class StreamCheck:
             value = weights @ places[-order - 1 :]
             for kind, part in (("", slice(0, 3)), ("angular ", slice(3, 6))):
                 local = float(np.linalg.norm(speeds[-order:, part], axis=1).max())
-                slack = float(np.abs(weights).sum()) * local * STAMP_ERROR_S + 1e-6
+                slack = float(np.abs(weights).sum()) * local * self.stamp_error_s + 1e-6
                 size, most = float(np.linalg.norm(value[part])), self._limit(kind, order, stopping)
                 if size > most * (1 + 1e-6) + slack:
                     return kind + ORDERS[order - 1], size, most

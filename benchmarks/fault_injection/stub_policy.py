@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A policy without a model: moves the tool to and fro along x at 10 Hz, and says something else when it is told to.
+"""A policy without a model: moves the tool back and forth along x at 10 Hz, and says something else when it is told to.
 
 Orders arrive as JSON on the topic stub/order, and take effect at once:
 
@@ -41,7 +41,7 @@ class StubPolicy(Node):
         self.left = 0
         self.x = 0.5
         self.toward = 1.0
-        self.instruction = self.announced = "move to and fro"
+        self.instruction = self.announced = "move back and forth"
         self.taken_ns = 0  # when the image of the next chunk was taken: one period before it is published
         self.chunks = self.create_publisher(topics.ActionChunk, topics.ACTION_CHUNK, topics.ACTION)
         self.active = self.create_publisher(topics.String, topics.ACTIVE_INSTRUCTION, topics.LATCHED)
@@ -60,8 +60,8 @@ class StubPolicy(Node):
         self.left = self.order.get("count", 0)
         self.session = self.order.get("new_session", self.session)
         announced = self.order.get("announce", self.order.get("instruction"))
-        if not self.order and self.announced != "move to and fro":
-            announced = self.instruction = "move to and fro"
+        if not self.order and self.announced != "move back and forth":
+            announced = self.instruction = "move back and forth"
         if announced is not None:
             self.announced = announced
             self.active.publish(conversions.text_message(announced))

@@ -1,4 +1,4 @@
-"""`openvla dataset check|stats|convert`: what can be done with demonstrations before training."""
+"""`openvla dataset check|stats|convert|shard`: what can be done with demonstrations before training."""
 
 import argparse
 import importlib
@@ -6,13 +6,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from openvla_core.errors import OpenVLAError
+
+if TYPE_CHECKING:
+    from openvla_core.datasets.episode import EpisodeSource
 
 EXIT_ERROR = 3
 PARTS = {
     "check": ("openvla_core.datasets.check.run", "find the mistakes in recorded bags"),
     "stats": ("", "write dataset_statistics.json"),
+    "shard": ("", "write tar shards, from which large mixtures stream into training"),
     "convert": ("openvla_core.datasets.convert", "to LeRobot or RLDS, from bags, LeRobot, RLDS or HDF5"),
 }
 
@@ -25,31 +30,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (_, description) in PARTS.items():
         parts.add_parser(name, help=description, add_help=False)
     part = parser.parse_args(argv[:1]).part
-    if part == "stats":
-        return stats(argv[1:])
-    return importlib.import_module(PARTS[part][0]).main(argv[1:])
-
-
-def stats(argv: Sequence[str]) -> int:
-    """Writes the statistics of a data set, which give its normalised actions their units."""
-    parser = argparse.ArgumentParser(prog="openvla dataset stats", description=stats.__doc__)
-    parser.add_argument("source", type=Path, help="folder of bags, LeRobot or RLDS folder, HDF5 file")
-    parser.add_argument("--name", help="unnorm_key of the data set (default: the name of the folder)")
-    parser.add_argument("--out", type=Path, help="folder for dataset_statistics.json (default: print it)")
-    parser.add_argument("--bag-settings", type=Path, help="YAML file that tells how bags become episodes")
-    options = parser.parse_args(argv)
-    from openvla_core.datasets.convert import open_source
-    from openvla_core.datasets.statistics import dataset_statistics, write_statistics
-
+    own = {"stats": stats, "shard": shard}
+    if part not in own:
+        return importlib.import_module(PARTS[part][0]).main(argv[1:])
     try:
-        source = open_source(options.source, bag_settings=options.bag_settings)
-        statistics = dataset_statistics(options.name or options.source.resolve().name, source)
-        if options.out is None:
-            sys.stdout.write(json.dumps(statistics, indent=2) + "\n")
-            return 0
-        options.out.mkdir(parents=True, exist_ok=True)
-        sys.stdout.write(f"written to {write_statistics(options.out, statistics)}\n")
+        sys.stdout.write(own[part](argv[1:]) + "\n")
     except OpenVLAError as error:
-        sys.stderr.write(f"openvla dataset stats: {error}\n")
+        sys.stderr.write(f"openvla dataset {part}: {error}\n")
         return EXIT_ERROR
     return 0
+
+
+def stats(argv: Sequence[str]) -> str:
+    """Writes the statistics of a data set, which give its normalised actions their units."""
+    parser = _source_parser("stats", str(stats.__doc__))
+    parser.add_argument("--out", type=Path, help="folder for dataset_statistics.json (default: print it)")
+    options = parser.parse_args(argv)
+    from openvla_core.datasets.statistics import dataset_statistics, write_statistics
+
+    statistics = dataset_statistics(_name(options), _source(options))
+    if options.out is None:
+        return json.dumps(statistics, indent=2)
+    options.out.mkdir(parents=True, exist_ok=True)
+    return f"written to {write_statistics(options.out, statistics)}"
+
+
+def shard(argv: Sequence[str]) -> str:
+    """Writes a data set as tar shards."""
+    parser = _source_parser("shard", str(shard.__doc__))
+    parser.add_argument("out", type=Path, help="folder to write; it must not exist")
+    parser.add_argument("--future", type=int, default=0, help="following actions stored with each step (default 0)")
+    options = parser.parse_args(argv)
+    from openvla_core.datasets.shard_writer import write_shards
+
+    write_shards(_source(options), options.out, _name(options), future=options.future)
+    return f"written to {options.out}"
+
+
+def _source_parser(part: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"openvla dataset {part}", description=description)
+    parser.add_argument("source", type=Path, help="folder of bags, LeRobot or RLDS folder, HDF5 file")
+    parser.add_argument("--name", help="unnorm_key of the data set (default: the name of the folder)")
+    parser.add_argument("--bag-settings", type=Path, help="YAML file that tells how bags become episodes")
+    return parser
+
+
+def _source(options: argparse.Namespace) -> "EpisodeSource":
+    from openvla_core.datasets.convert import open_source
+
+    return open_source(options.source, bag_settings=options.bag_settings)
+
+
+def _name(options: argparse.Namespace) -> str:
+    return options.name or options.source.resolve().stem

@@ -79,7 +79,7 @@ def test_full_disk_is_told_and_leaves_nothing_behind(tmp_path):
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "from demonstrations import episodes\n"
-        "from test_convert import Listed\n"
+        "from test_dataset_convert import Listed\n"
         "from openvla_core.datasets.convert import convert\n"
         "from openvla_core.errors import DatasetError\n"
         "for to in ('lerobot', 'lerobot-v2.1', 'rlds'):\n"
