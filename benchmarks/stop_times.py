@@ -125,7 +125,8 @@ def silence(events: int, kills: int) -> dict:
     running.enter_private_domain()
     cell = running.make_cell("robot")
     load = [os.getloadavg()[0]]
-    heard, stamped, after_stop, blind, standstill, lost, loads = [], [], [], [], [], [], []
+    heard, stamped, after_stop, blind, standstill, lost = [], [], [], [], [], []
+    silent = 0
     try:
         for event in track(range(events), description="stopping the policy"):
             cell.recover()
@@ -134,7 +135,6 @@ def silence(events: int, kills: int) -> dict:
             killed = event >= events - kills
             wall_s = time.time()
             at_s = cell.processes.kill("policy") if killed else cell.processes.signal("policy", signal.SIGSTOP)
-            loads.append(os.getloadavg()[0])
             try:
                 when_s, report = cell.spy.first_stop(at_s, timeout_s=4.0)
             except Timeout:
@@ -147,6 +147,9 @@ def silence(events: int, kills: int) -> dict:
             heard.append(when_s - at_s)
             stamped.append(report.stamp_ns * 1e-9 - wall_s)
             track_s = [(s - wall_s, pose.position) for _, s, pose in list(cell.spy.commands) if s > wall_s - 0.03]
+            if len(track_s) < 3:
+                silent += 1  # the stream itself had stopped: the stamp of the hold tells when it went on
+                continue
             blind.append(float(np.linalg.norm(track_s[-1][1] - track_s[0][1])))
             at_hold = next((p for s, p in track_s if s >= stamped[-1] - 0.03), track_s[-1][1])
             after_stop.append(float(np.linalg.norm(track_s[-1][1] - at_hold)))
@@ -161,6 +164,8 @@ def silence(events: int, kills: int) -> dict:
             "travel_blind_mm": spread(blind),
             "over_bound": int(sum(value > 0.18 for value in stamped)),
             "not_noticed": len(lost),
+            "stream_stopped_too": silent,
+            "slowest_ms": [round(value * 1e3) for value in sorted(stamped)[-8:]],
             "commands_checked": stream.commands,
             "unsafe": dict(stream.violations),
             "unsafe_examples": stream.examples[:5],

@@ -107,7 +107,8 @@ class Spy:
 
     def _on_report(self, message) -> None:
         report = conversions.to_status(message)
-        if self.reports and (report.code, report.state) == (self.reports[-1][1].code, self.reports[-1][1].state):
+        last = self.reports[-1][1] if self.reports else None
+        if last and (report.code, report.state, report.sentence) == (last.code, last.state, last.sentence):
             return
         self.reports.append((time.monotonic(), report))
         at_s = report.stamp_ns * 1e-9 if self._by_stamp else self.reports[-1][0]

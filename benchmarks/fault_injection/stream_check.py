@@ -21,6 +21,7 @@ PAUSE_S = 0.25  # a stream that was silent for this long starts anew, at rest
 STILL_AFTER_S = 0.5  # of a hold: the stop itself takes 0.15 s
 ORDERS = ("speed", "acceleration", "jerk")
 AT_MEASURED_M = 0.001
+PROOF_S = 2.0  # within which the pose that a stream began at must be heard
 
 
 class StreamCheck:
@@ -37,6 +38,8 @@ class StreamCheck:
             maxlen=4
         )  # stamp, position and accumulated rotation (6,)
         self._last: Pose | None = None
+        self._forget = False
+        self._unproven: list[tuple[float, np.ndarray]] = []  # stamp and place of a beginning that was not measured yet
         self._doubtful: deque[tuple[float, str]] = deque()  # stamp of a motion, and what to say of it
         self._measured: deque[np.ndarray] = deque(maxlen=60)
         self._not_active_since_s = -math.inf
@@ -46,6 +49,9 @@ class StreamCheck:
         """A measured pose: where a stream may begin."""
         if np.isfinite(pose.position).all():
             self._measured.append(pose.position)
+            self._unproven = [
+                (at_s, place) for at_s, place in self._unproven if np.linalg.norm(place - pose.position) > AT_MEASURED_M
+            ]
 
     def on_status(self, stamp_s: float, is_active: bool) -> None:
         """What the controller says it does from this moment on."""
@@ -59,25 +65,26 @@ class StreamCheck:
 
     def forget(self) -> None:
         """The process that made the stream has ended; the next command is the first of a new one."""
-        self._samples.clear()
+        self._forget = True  # by the thread that feeds us
 
     def on_command(self, stamp_s: float, pose: Pose) -> None:
         """One command with the stamp it carries, seconds."""
         self.commands += 1
+        while self._unproven and self._unproven[0][0] < stamp_s - PROOF_S:
+            self._report("did not begin at the measured pose", str(self._unproven.pop(0)[1]))
         if not (np.isfinite(pose.position).all() and np.isfinite(pose.quaternion).all()):
             self._report("not finite", str(pose))
             return
         if abs(float(np.linalg.norm(pose.quaternion)) - 1.0) > 1e-6:
             self._report("not a unit quaternion", str(pose.quaternion))
-        if not self._samples:
+        if self._forget or not self._samples:
+            self._forget = False
             self._begin(stamp_s, pose)
             return
         before_s, place = self._samples[-1]
         if stamp_s <= before_s:
             self._report("stamps not increasing", f"{stamp_s - before_s:.6f} s")
             return
-        if float(pose.quaternion @ self._last.quaternion) < 0.0:
-            self._report("the quaternion changed its sign", str(pose.quaternion))
         moved = float(np.linalg.norm(pose.position - place[:3]))
         turned = rotations.rotation_between(self._last.quaternion, pose.quaternion)
         if stamp_s - before_s > PAUSE_S:
@@ -86,15 +93,13 @@ class StreamCheck:
         rested = self._rests()
         self._check_box(pose)
         self._samples.append((stamp_s, np.concatenate([pose.position, place[3:] + turned])))
-        self._last = pose
-        if (
-            rested
-            and self._is_measured(pose)
-            and stamp_s >= self._not_active_since_s
-            and self._excess(list(self._samples))
-        ):
+        before, self._last = self._last, pose
+        in_hold = stamp_s >= self._not_active_since_s
+        if rested and moved > 0.0 and in_hold and (self._is_measured(pose, 1e-9) or self._excess(list(self._samples))):
             self._begin(stamp_s, pose)  # re-based, at rest and in a hold, to where the arm is
             return
+        if float(pose.quaternion @ before.quaternion) < 0.0:
+            self._report("the quaternion changed its sign", str(pose.quaternion))
         held_s = stamp_s - self._not_active_since_s
         if held_s > STILL_AFTER_S and moved + float(np.linalg.norm(turned)) > 1e-9:
             # The status that tells the end of the hold comes just after the first command.
@@ -111,16 +116,16 @@ class StreamCheck:
             self._report(worst[0], f"{worst[0]} {worst[1]:.3g} above {worst[2]:.3g}, stamps {stamps} ms")
 
     def _begin(self, stamp_s: float, pose: Pose) -> None:
-        if self._measured and not self._is_measured(pose) and self._last is None:
-            self._report("did not begin at the measured pose", str(pose.position))
+        if not self._is_measured(pose):
+            self._unproven.append((stamp_s, pose.position))
         self._last = pose
         self._samples.clear()
         place = np.concatenate([pose.position, np.zeros(3)])
         self._samples.extend((stamp_s - back_s, place) for back_s in (3.0, 2.0, 1.0, 0.0))
 
-    def _is_measured(self, pose: Pose) -> bool:
+    def _is_measured(self, pose: Pose, within_m: float = AT_MEASURED_M) -> bool:
         # A robot that publishes joint angles only: nothing to compare with here.
-        return not self._measured or any(np.linalg.norm(pose.position - at) <= AT_MEASURED_M for at in self._measured)
+        return not self._measured or any(np.linalg.norm(pose.position - at) <= within_m for at in self._measured)
 
     def _rests(self) -> bool:
         (from_s, a), (to_s, b) = list(self._samples)[-2:]
