@@ -30,6 +30,7 @@ class CommandStream:
         self._rest_since_s = math.inf
         self._off_since_s = math.inf
         self.rebase_wanted = False
+        self._restarted = False
         self._chunks = 0
 
     @property
@@ -49,6 +50,7 @@ class CommandStream:
         self._rest_since_s = now_s
         self._off_since_s = math.inf
         self.rebase_wanted = False
+        self._restarted = True
 
     def end(self) -> None:
         """No more commands."""
@@ -100,7 +102,7 @@ class CommandStream:
         self._limiter.follow(goal.pose, dt)
         if goal.gripper is not None:
             self._gripper.decide(goal.gripper, now_s, action=self._chunks)
-        return self._command(now_s)
+        return self._command(now_s, active=True)
 
     def hold(self, now_s: float, dt: float, measured: Pose | None, measured_s: float) -> SafeAction:
         """The next command of a hold: brakes, then repeats one pose, then re-bases when that was asked for.
@@ -112,7 +114,7 @@ class CommandStream:
         if self.rebase_wanted and measured is not None and self._limiter.at_rest and measured_s > self._rest_since_s:
             self.begin(measured, now_s)
         self._limiter.brake(dt)
-        return self._command(now_s)
+        return self._command(now_s, active=False)
 
     def is_off(self, measured: Pose) -> bool:
         """Whether the arm is elsewhere than commanded by more than the tracking tolerance."""
@@ -131,12 +133,15 @@ class CommandStream:
         self._off_since_s = min(self._off_since_s, now_s)
         return now_s - self._off_since_s >= TRACKING_S
 
-    def _command(self, now_s: float) -> SafeAction:
+    def _command(self, now_s: float, active: bool) -> SafeAction:
         assert self._limiter is not None
+        restarted, self._restarted = self._restarted, False
         self._rest_since_s = min(self._rest_since_s, now_s) if self._limiter.at_rest else math.inf
         return SafeAction(
             self._limiter.pose,
             self._gripper.command,
             velocity=self._limiter.velocity,
             angular_velocity=self._limiter.angular_velocity,
+            active=active,
+            restarted=restarted,
         )

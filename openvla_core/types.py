@@ -57,6 +57,8 @@ class SafeAction:
 
     gripper: 0 closed to 1 open; None leaves the gripper as it is, because nothing has been asked of it yet.
     velocity (3,) float64 m/s and angular_velocity (3,) float64 rad/s: how the pose moves now, base axes.
+    active: an action is being carried out; otherwise the command brakes or holds and asks nothing new of the gripper.
+    restarted: the stream begins here, at a measured pose; the difference to the command before it is no motion.
     """
 
     pose: Pose
@@ -64,6 +66,8 @@ class SafeAction:
     reasons: tuple[str, ...] = field(default=())
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(3))
     angular_velocity: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    active: bool = True
+    restarted: bool = False
 
 
 @dataclass(frozen=True)

@@ -365,3 +365,31 @@ def test_after_a_dry_run_the_first_real_command_is_where_the_arm_is():
     assert bench.supervisor.set_follows(True, bench.now_s)[0]
     bench.run(0.1)
     assert np.array_equal(bench.sent[-1].safe.pose.position, HOME.position)
+
+
+def test_a_command_says_whether_an_action_is_carried_out():
+    """A gripper must not be moved by what is repeated in a hold."""
+    bench = Bench()
+    bench.act(age_s=0.0)
+    bench.run(0.1)
+    assert bench.sent[-1].safe.active
+    bench.supervisor.estop.on_topic(True, bench.now_s)
+    bench.run(TICK)
+    assert bench.sent[-1].safe.velocity.any() and not bench.sent[-1].safe.active, "braking"
+    bench.run(0.3)
+    assert not bench.sent[-1].safe.active
+
+
+def test_the_first_command_from_a_measured_pose_says_so_and_only_that_one():
+    bench = Bench()
+    assert [command.safe.restarted for command in bench.sent if command] == [True] + [False] * 29
+    bench.sent.clear()
+    bench.supervisor.reset(bench.now_s)
+    bench.run(0.1)
+    assert [command.safe.restarted for command in bench.sent] == [True] + [False] * 4
+    bench.supervisor.stop()
+    bench.run(0.1)
+    bench.sent.clear()
+    bench.supervisor.start(bench.now_s)
+    bench.run(0.1)
+    assert [command.safe.restarted for command in bench.sent] == [True] + [False] * 4
