@@ -236,7 +236,7 @@ def estop_publisher(cell):
 @row(
     49,
     fault="the clock jumps by -60 s, +60 s, +1 h",
-    expected="CLOCK_JUMP POSE_STALE OBS_STALE OBS_FUTURE",
+    expected="CLOCK_JUMP POSE_STALE OBS_STALE OBS_FUTURE ACTION_STALE",
     cell="simtime",
     repeats=6,
     quick=2,

@@ -57,7 +57,7 @@ class StreamCheck:
         """What the controller says it does from this moment on."""
         if is_active:
             self._not_active_since_s = math.inf
-            while self._doubtful and self._doubtful[-1][0] > stamp_s - 0.03:
+            while self._doubtful and self._doubtful[-1][0] > stamp_s - 0.03 - 20 * self.stamp_error_s:
                 self._doubtful.pop()
         elif self._not_active_since_s == math.inf:
             self._not_active_since_s = stamp_s
@@ -70,6 +70,8 @@ class StreamCheck:
     def on_command(self, stamp_s: float, pose: Pose) -> None:
         """One command with the stamp it carries, seconds."""
         self.commands += 1
+        if self._unproven and self._is_measured(Pose(self._unproven[0][1], pose.quaternion)):
+            self._unproven.pop(0)
         while self._unproven and self._unproven[0][0] < stamp_s - PROOF_S:
             self._report("did not begin at the measured pose", str(self._unproven.pop(0)[1]))
         if not (np.isfinite(pose.position).all() and np.isfinite(pose.quaternion).all()):
@@ -80,6 +82,7 @@ class StreamCheck:
         if self._forget or not self._samples:
             self._forget = False
             self._begin(stamp_s, pose)
+            self._unproven.append((stamp_s, pose.position))
             return
         before_s, place = self._samples[-1]
         if stamp_s <= before_s:
@@ -97,11 +100,12 @@ class StreamCheck:
         in_hold = stamp_s >= self._not_active_since_s
         if rested and moved > 0.0 and in_hold and (self._is_measured(pose, 1e-9) or self._excess(list(self._samples))):
             self._begin(stamp_s, pose)  # re-based, at rest and in a hold, to where the arm is
+            self._unproven.append((stamp_s, pose.position))
             return
         if float(pose.quaternion @ before.quaternion) < 0.0:
             self._report("the quaternion changed its sign", str(pose.quaternion))
         held_s = stamp_s - self._not_active_since_s
-        if held_s > STILL_AFTER_S and moved + float(np.linalg.norm(turned)) > 1e-9:
+        if STILL_AFTER_S < held_s < math.inf and moved + float(np.linalg.norm(turned)) > 1e-9:
             # The status that tells the end of the hold comes just after the first command.
             self._doubtful.append((stamp_s, f"{moved * 1e3:.2f} mm, {held_s:.2f} s into it"))
         while self._doubtful and self._doubtful[0][0] < stamp_s - PAUSE_S:
@@ -116,8 +120,6 @@ class StreamCheck:
             self._report(worst[0], f"{worst[0]} {worst[1]:.3g} above {worst[2]:.3g}, stamps {stamps} ms")
 
     def _begin(self, stamp_s: float, pose: Pose) -> None:
-        if not self._is_measured(pose):
-            self._unproven.append((stamp_s, pose.position))
         self._last = pose
         self._samples.clear()
         place = np.concatenate([pose.position, np.zeros(3)])
@@ -130,7 +132,7 @@ class StreamCheck:
     def _rests(self) -> bool:
         (from_s, a), (to_s, b) = list(self._samples)[-2:]
         # The last step of a stop is shorter than what stop_acceleration takes away in a tick.
-        return float(np.linalg.norm(b[:3] - a[:3])) <= 0.04 * (to_s - from_s)
+        return float(np.linalg.norm(b[:3] - a[:3])) <= self.limits.stop_acceleration * (to_s - from_s) ** 2
 
     def _check_box(self, pose: Pose) -> None:
         rows = (self.limits.workspace_low, self.limits.workspace_high, self._last.position, pose.position)
