@@ -120,6 +120,7 @@ def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
     for path in files:
         if not path.is_file():
             raise ConfigError(f"there is no parameter file {path}. Give the path of a YAML file.")
+    _check_backend(arguments)
     common: dict[str, Any] = {
         "namespace": arguments.namespace.strip("/"),
         "parameter_files": tuple(files),
@@ -134,7 +135,8 @@ def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
     chain = CHAINS.get(arguments.arm)
     controller = _given(
         convention=given_card or str(checkpoint / CARD_NAME),
-        backend=arguments.backend,
+        # Said even when it was not given: a parameter file must not turn the simulation into a robot.
+        backend="sim" if arguments.robot == "sim" else arguments.backend,
         dry_run=_flag(arguments.dry_run),
         start_when_active=_flag(arguments.start),
         arm=arguments.arm,
@@ -163,6 +165,18 @@ def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
         parameters = {"instruction": arguments.instruction}
         specs.append(node_spec("say", parameters=parameters, essential=False, **{**common, "parameter_files": ()}))
     return [dataclasses.replace(spec, environment={**network, **spec.environment}) for spec in specs]
+
+
+def _check_backend(arguments: SystemArguments) -> None:
+    """Raises ConfigError when a real arm would get the limits and the start of the simulated one, or the reverse."""
+    backend = arguments.backend or DEFAULT_BACKENDS[arguments.robot]
+    if (arguments.robot == "sim") == (backend == "sim"):
+        return
+    others = ", ".join(robot for robot in ROBOTS if robot != "sim")
+    raise ConfigError(
+        f"the backend {backend} does not go with the robot {arguments.robot}: the simulated arm takes the backend sim "
+        f"and no other, a real one never does. Say which robot it is ({others}), or leave out the backend."
+    )
 
 
 def node_spec(name: str, **details: Any) -> ProcessSpec:

@@ -121,6 +121,12 @@ def test_a_robots_links_are_those_of_its_arm_and_its_limits_can_be_used(robot):
     assert settings.backend == DEFAULT_BACKENDS[robot]
 
 
+def test_a_parameter_file_cannot_turn_the_simulation_into_a_robot(tiny_checkpoint):
+    """It would start by itself, with the limits of the simulated arm."""
+    by_name = {spec.name: spec for spec in describe_system(arguments_from({"checkpoint": tiny_checkpoint}))}
+    assert by_name["controller_node"].parameters["backend"] == "sim"
+
+
 def test_where_a_robot_publishes_its_state_depends_on_robot_backend_and_arguments(tiny_checkpoint):
     def pose_topic(**given) -> str:
         specs = describe_system(arguments_from({"checkpoint": tiny_checkpoint, **given}))
@@ -188,6 +194,9 @@ def test_the_command_line_says_what_the_description_says(specs):
         ({"params_file": "/nowhere.yaml"}, "/nowhere.yaml"),
         ({"camera": "/x"}, "camera_topic"),
         ({"decoding": "greedy"}, "constrained"),
+        ({"backend": "crisp"}, "the backend crisp does not go with the robot sim"),
+        ({"robot": "sim", "backend": "interbotix"}, "franka, widowx"),
+        ({"robot": "franka", "backend": "sim"}, "the backend sim does not go with the robot franka"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused(given, part, tiny_checkpoint):
