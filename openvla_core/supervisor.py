@@ -76,6 +76,11 @@ class Supervisor:
         self._last_tick_s = math.nan
         self._clock_offset_s = math.nan
 
+    def carry_over(self, estop: EmergencyStop, fault: Verdict | None) -> None:
+        """Goes on with the emergency stop and the fault of an earlier supervisor: only a reset ends them."""
+        self.estop = estop
+        self._fault = fault
+
     # Orders ---------------------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> tuple[bool, str]:
@@ -151,6 +156,10 @@ class Supervisor:
         self._backend = problem
         if problem is not None and problem.latched and self._running:
             self._latch(problem)
+
+    def on_internal_error(self) -> None:
+        """Notes that a part of the controller failed in a way that nobody foresaw: a fault."""
+        self._latch(Problem("INTERNAL", "an unexpected error in the controller; see its log", latched=True))
 
     def on_pose(self, pose: Pose, stamp_ns: int, frame: str, now_s: float) -> None:
         """Keeps a measured pose; one in another frame or not newer than the last does not count, a jump is a fault."""
@@ -236,6 +245,16 @@ class Supervisor:
         """The first fault is the one to tell: the others may follow from it."""
         sentence = f"{problem.sentence[:1].upper()}{problem.sentence[1:].rstrip('.')}. Holding until reset is called."
         self._fault = self._fault or Verdict(State.FAULT, problem.code, sentence)
+
+    @property
+    def fault(self) -> Verdict | None:
+        """The fault that is latched, None when there is none."""
+        return self._fault
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the commanded pose stands still; also when nothing is sent."""
+        return self._stream.at_rest
 
     @property
     def is_sending(self) -> bool:
