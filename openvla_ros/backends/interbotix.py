@@ -64,8 +64,9 @@ class InterbotixBackend:
     def send(self, command: SafeAction, stamp_ns: int) -> None:
         """Publishes the joint angles of the pose once the motors have their profile; nothing when there are none."""
         if not prepared(self._modes):
+            self._solver.forget()
             return
-        joints = self._solver.solve(command.pose, stamp_ns)
+        joints = self._solver.solve(command, stamp_ns)
         if joints is not None:
             self._group.publish(self._group_kind(name="arm", cmd=[float(value) for value in joints]))
         if command.gripper is not None and self._own.gripper != "none":
@@ -78,9 +79,9 @@ class InterbotixBackend:
             self._single.publish(self._single_kind(name="gripper", cmd=gripper_value(wants_open, self._own)))
 
     def problem(self) -> Problem | None:
-        """The motors' profile, the joint angles, then the command topics."""
+        """The motors' profile, the command topics, then the joint angles."""
         gripper = self._single.problem() if self._own.gripper != "none" else None
-        return first_problem(self._modes) or self._solver.problem() or self._group.problem() or gripper
+        return first_problem(self._modes) or self._group.problem() or gripper or self._solver.problem()
 
     def reset(self) -> None:
         """Starts again from the measured angles; the next wish for the gripper is sent."""

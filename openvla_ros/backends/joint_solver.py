@@ -7,20 +7,26 @@ from rclpy.node import Node
 
 from openvla_core.arm_kinematics import load_arm
 from openvla_core.errors import ConfigError, KinematicsError
-from openvla_core.types import Pose, Problem
+from openvla_core.types import Pose, Problem, SafeAction
 from openvla_ros import conversions, topics
 
 STALE_S = 0.5
 FAILURES = 5  # in a row: it does not come back by itself
 LONGEST_TICK_S = 0.05
-# rad the joints may trail the commanded pose where it asks more speed of them than they are allowed
+GAP_S = 0.1  # without commands for longer than this, the arm may have been moved by somebody else
+# rad the joints may trail the commanded pose where it asks more speed of them than they are allowed, and the measured
+# angles the commanded ones
 MAX_LAG = 0.25
 # rad between the measured angles and those of a pose that the arm is said to have: latencies and sag, not a motion
 NEAR_MEASURED = 0.05
 
 
 class JointSolver:
-    """Each answer is within reach of the last at the allowed joint speed; where that is too slow, the arm trails."""
+    """Each answer is within reach of the last at the allowed joint speed; where that is too slow, the arm trails.
+
+    The first one, and one after a gap or a restart of the stream, is near the measured angles instead: the arm may have
+    been moved by hand since, also to another posture of the same pose.
+    """
 
     def __init__(self, node: Node, arm: str, joint_states: str, max_speed: float, rate_hz: float) -> None:
         """max_speed: rad/s of any joint. Raises ConfigError when the arm is not set, KinematicsError when unknown."""
@@ -36,7 +42,7 @@ class JointSolver:
         self._measured: np.ndarray | None = None
         self._measured_s = float("-inf")
         self._last: np.ndarray | None = None
-        self._last_ns = 0
+        self._asked_ns = 0
         self._made_s = time.monotonic()
         self._failures = 0
         self._reason = ""
@@ -48,33 +54,31 @@ class JointSolver:
         if measured is not None:
             self._measured, self._measured_s = measured, time.monotonic()
 
-    def solve(self, pose: Pose, stamp_ns: int) -> np.ndarray | None:
+    def solve(self, command: SafeAction, stamp_ns: int) -> np.ndarray | None:
         """Joint angles (n,) rad to send for the pose; None when there are none near, and nothing is to be sent."""
+        elapsed_s, self._asked_ns = (stamp_ns - self._asked_ns) * 1e-9, stamp_ns
         if self._measured is None or self._is_silent():
+            self.forget()
             return None
+        if command.restarted or not 0.0 < elapsed_s <= GAP_S or self._is_elsewhere(self._measured):
+            self.forget()
         try:
-            joints = self._solution(pose, stamp_ns)
+            self._last = self._solution(command.pose, self._measured, elapsed_s)
         except KinematicsError as error:
             self._failures += 1
             self._reason = str(error)
             return None
         self._failures = 0
-        self._last, self._last_ns = joints, stamp_ns
-        return joints
+        return self._last
 
-    def _solution(self, pose: Pose, stamp_ns: int) -> np.ndarray:
-        assert self._measured is not None
+    def _is_elsewhere(self, measured: np.ndarray) -> bool:
+        return self._last is not None and bool(np.abs(self._last - measured).max() > MAX_LAG)
+
+    def _solution(self, pose: Pose, measured: np.ndarray, elapsed_s: float) -> np.ndarray:
         if self._last is None:
-            return self._arm.inverse(pose, self._measured, NEAR_MEASURED)
-        try:
-            wanted = self._arm.inverse(pose, self._last, MAX_LAG)
-        except KinematicsError as error:
-            # The stream may have been restarted at the measured pose, away from the last command.
-            try:
-                return self._arm.inverse(pose, self._measured, NEAR_MEASURED)
-            except KinematicsError:
-                raise error from None
-        elapsed_s = min(max((stamp_ns - self._last_ns) * 1e-9, self._period_s), LONGEST_TICK_S)
+            return self._arm.inverse(pose, measured, NEAR_MEASURED)
+        wanted = self._arm.inverse(pose, self._last, MAX_LAG)
+        elapsed_s = min(max(elapsed_s, self._period_s), LONGEST_TICK_S)
         way = wanted - self._last
         share = float(np.min(self._speed * elapsed_s / np.maximum(np.abs(way), 1e-12)))
         return wanted if share >= 1.0 else self._last + share * way
@@ -94,9 +98,14 @@ class JointSolver:
             )
         return None
 
+    def forget(self) -> None:
+        """The next answer starts from the measured angles."""
+        self._last = None
+
     def reset(self) -> None:
-        """Starts again from the measured angles."""
-        self._failures, self._last = 0, None
+        """Starts again from the measured angles, and forgets failures."""
+        self._failures = 0
+        self.forget()
 
     def close(self) -> None:
         """Stops listening."""

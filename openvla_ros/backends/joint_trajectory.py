@@ -51,14 +51,14 @@ class JointTrajectoryBackend:
 
     def send(self, command: SafeAction, stamp_ns: int) -> None:
         """Publishes the angles of the pose; nothing when there are none near the last."""
-        joints = self._solver.solve(command.pose, stamp_ns)
+        joints = self._solver.solve(command, stamp_ns)
         if joints is not None:
             self._target.publish(conversions.trajectory_message(self._solver.names, joints, self._duration_ns))
         self._gripper.command(command.gripper)
 
     def problem(self) -> Problem | None:
-        """The robot's mode, the joint angles, the command topic, then the gripper."""
-        return self._mode.problem() or self._solver.problem() or self._target.problem() or self._gripper.problem()
+        """The robot's mode, the command topic, the gripper, then the joint angles."""
+        return self._mode.problem() or self._target.problem() or self._gripper.problem() or self._solver.problem()
 
     def reset(self) -> None:
         """Starts again from the measured angles."""

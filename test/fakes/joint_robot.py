@@ -31,6 +31,10 @@ class JointRobot(FakeRobot):
             self._from, self._to = self.joints, np.array(target, dtype=np.float64)
             self._start_s, self._duration_s = time.monotonic(), duration_s
 
+    def put(self, joints: np.ndarray) -> None:
+        """The joints are moved to these angles (n,) rad by hand."""
+        self._from = self._to = np.array(joints, dtype=np.float64)
+
     def others(self) -> dict[str, float]:
         """Further joints that are shown, such as fingers."""
         return {}

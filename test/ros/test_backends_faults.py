@@ -1,9 +1,12 @@
 """What goes wrong at the robot becomes a problem with a code and a sentence, and goes away when it is over."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from backend_bench import HOME, ROOT, Bench, Settings, parameters
 
+from openvla_core import rotations
 from openvla_core.arm_kinematics import load_arm
 from openvla_core.errors import ConfigError, KinematicsError
 from openvla_core.types import Pose, SafeAction
@@ -55,16 +58,27 @@ def switch(robot, fault: str) -> None:
         ("crisp", Settings(), "/target_pose", "geometry_msgs/PoseStamped"),
         ("servo_twist", Settings(), "/servo_node", "start_servo"),
         ("servo_pose", Settings(), "/servo_node", "switch_command_type"),
-        ("joint_trajectory", Settings(), "/joint_states", "fr3_joint1"),
+        ("joint_trajectory", Settings(), "/fr3_arm_controller/joint_trajectory", "trajectory_msgs/JointTrajectory"),
         ("interbotix", WIDOWX, MODES, "service"),
     ],
 )
 def test_an_absent_robot_is_named_with_its_topic_and_type(world, name, settings, topic, kind):
     bench = Bench(world, name, settings)
-    code = "JOINTS_STALE" if name == "joint_trajectory" else "BACKEND_ABSENT"
-    problem = bench.until_problem(code)
+    problem = bench.until_problem("BACKEND_ABSENT")
     assert topic in problem.sentence and kind in problem.sentence
     assert not problem.latched, "it is only not there yet"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "own"),
+    [("joint_trajectory", Settings(), {}), ("interbotix", WIDOWX, {"set_profile": False})],
+)
+def test_a_missing_controller_is_named_before_its_missing_joint_states(world, name, settings, own):
+    bench = Bench(world, name, settings, **own)
+    bench.until_problem("BACKEND_ABSENT")
+    solver = bench.backend._solver
+    world.wait_for(lambda: solver.problem(), "no joint states either")
+    assert solver.problem().code == "JOINTS_STALE" and bench.backend.problem().code == "BACKEND_ABSENT"
 
 
 def test_a_controller_that_goes_away_while_the_arm_moves_is_a_latched_problem(world):
@@ -233,6 +247,40 @@ def test_without_measured_angles_nothing_is_sent(world, fault):
     bench.connect(home, robot.received)
     switch(robot, fault)
     bench.until_problem("JOINTS_STALE", home)
+
+
+def other_posture(arm, joints: np.ndarray, steps: int) -> np.ndarray:
+    """Angles (7,) of the same tool pose with the elbow elsewhere, by about 0.1 rad a step."""
+    pose = arm.forward(joints)
+    for _ in range(steps):
+        columns = [arm.forward(joints + 1e-6 * axis).position - arm.forward(joints).position for axis in np.eye(7)]
+        turns = [
+            rotations.rotation_between(arm.forward(joints).quaternion, arm.forward(joints + 1e-6 * axis).quaternion)
+            for axis in np.eye(7)
+        ]
+        free = np.linalg.svd(np.hstack([columns, turns]).T)[2][-1]
+        joints = arm.inverse(pose, joints + 0.1 * free * np.sign(free[0]) / np.abs(free).max(), 0.1)
+    return joints
+
+
+@pytest.mark.parametrize(("sign", "steps"), [("restarted", 2), ("gap", 2), ("far", 6)])
+def test_an_arm_guided_to_another_posture_of_the_same_pose_is_not_pulled_back(world, sign, steps):
+    """Seven joints reach a pose in many postures: the old one would be a jump of all joints with the tool at rest."""
+    robot = trajectory(world)
+    arm = load_arm("fr3")
+    home = SafeAction(arm.forward(FR3_HOME), None)
+    bench = Bench(world, "joint_trajectory")
+    bench.until_healthy()
+    bench.connect(home, robot.received)
+    guided = other_posture(arm, FR3_HOME, steps)
+    assert np.abs(guided - FR3_HOME).max() > 0.15
+    robot.put(guided)
+    seen = world.listen(topics.JointState, topics.JOINT_STATES, topics.SENSOR, lambda m: np.array(m.position[:7]))
+    world.wait_for(lambda: seen and np.abs(seen[-1] - guided).max() < 1e-6, "the new posture is measured")
+    world.wait_for(lambda: bench.settled(robot.received), "the backend has measured it too")
+    command = replace(home, restarted=sign == "restarted")
+    _, (_, _, positions, _) = bench.deliver(command, robot.received, 5.0 if sign == "gap" else None)
+    assert np.abs(positions - guided).max() < 1e-3
 
 
 @pytest.mark.parametrize(("arm", "error"), [("", ConfigError), ("kuka", KinematicsError)])
