@@ -119,7 +119,7 @@ def _burn(seconds: float) -> None:
         pass
 
 
-@row(42, fault="memory and open files over two minutes of motion", expected="OK", cell="robot", repeats=1, quick=0)
+@row(42, fault="memory and open files over a minute of motion", expected="OK", cell="robot", repeats=1, quick=0)
 def leaks(cell, i: int) -> Trial:
     pid = cell.processes.running["controller"].pid
     figures = []

@@ -7,6 +7,7 @@ NOT_INJECTED = {
     "51": "doubled, reordered and old messages are made by the policy; loss and delay by tc netem are not made",
     "19": "a GPU that is really full needs a GPU; the model raises the error that torch raises then",
     "20": "a CUDA context that is really broken needs a GPU; its error and an abort of the process are made instead",
+    "42": "a minute of motion is in the script (--rows 42), no soak of hours is",
     "49": "the clock that jumps is that of a simulation (/clock); the wall clock of a shared machine is left alone",
     "59": "disk full and I/O errors belong to the recorder: benchmarks/recorder_crash.py",
     "60": "a killed recorder: benchmarks/recorder_crash.py",
@@ -97,6 +98,7 @@ def markdown(results: dict) -> str:
             f"| {row['row']} | {row['fault']} | {row['how']} | {expected} | {seen} | {row['trials']} | {times} | "
             f"{row['bound_ms'] or ''} | {sum(row['unsafe'].values())} | {row['verdict']} |"
         )
+    lines += ["", "## How these figures came about", "", *(f"- {text}" for text in results.get("runs", ["One run."]))]
     notes = [(row["row"], note) for row in results["rows"] for note in row["notes"]]
     lines += ["", "## Notes of the run", "", *(f"- Row {number}: {note}" for number, note in notes)]
     lines += ["", "## What is not injected here, or only in part", ""]
