@@ -30,12 +30,12 @@ class OrientationCone:
         """The angle between the two axes for an orientation (4,), radians."""
         return angle(self._axis(quaternion), self._cone_axis)
 
-    def clamp(self, quaternion: np.ndarray) -> np.ndarray:
-        """The nearest orientation (4,) in the cone: the very same when it is inside."""
+    def clamp(self, quaternion: np.ndarray, tilt: float = 0.0) -> np.ndarray:
+        """The nearest orientation (4,) in the cone, or in one as wide as tilt (radians): the very same when inside."""
         if self._open:
             return quaternion
         axis = self._axis(quaternion)
-        excess = angle(axis, self._cone_axis) - self._max_tilt
+        excess = angle(axis, self._cone_axis) - max(self._max_tilt, tilt)
         if excess <= ROUNDING:
             return quaternion
         hinge = cross(axis, self._cone_axis)
@@ -45,9 +45,9 @@ class OrientationCone:
         return rotations.multiply(rotations.from_rotation_vector(turn), quaternion)
 
     def next_goal(self, now: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """The goal (4,) clamped to the cone; from outside the shortest way in comes first."""
+        """The goal (4,) clamped to the cone; from outside the shortest way in comes first, as far as the goal is in."""
         if not self._open and self.tilt(now) > self._max_tilt + OUTSIDE:
-            return self.clamp(now)
+            return self.clamp(now, self.tilt(goal))
         return self.clamp(goal)
 
     def holds(self, quaternion: np.ndarray, motion: Motion) -> bool:

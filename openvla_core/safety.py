@@ -94,6 +94,8 @@ class SafetyLimiter:
     def limit(self, action: Action, reference: Pose) -> tuple[Pose, tuple[str, ...]]:
         """The goal of one action: its step shortened, direction kept, then moved into the box and the cone.
 
+        From outside of these the way in is shortened like any other step, so a goal may still lie outside.
+
         Args:
             action: one that `refusal` has no reason against.
             reference: the pose the step starts from, base frame.
@@ -112,7 +114,11 @@ class SafetyLimiter:
         upright = self._cone.clamp(goal.quaternion)
         if upright is not goal.quaternion:
             reasons.append("goal tilted into the orientation cone")
-        return Pose(inside, upright), tuple(reasons)
+        way, turn = inside - start.position, rotations.rotation_between(start.quaternion, upright)
+        way, turn, shortened = limit_step(way, turn, self.settings)
+        if not shortened:
+            return Pose(inside, upright), tuple(reasons)
+        return rotations.moved(start, way, turn), tuple(dict.fromkeys(reasons + shortened))
 
     def clamp_to_box(self, position: np.ndarray) -> np.ndarray:
         """The nearest position (3,) inside the workspace box."""
@@ -130,7 +136,9 @@ class SafetyLimiter:
         step = min(dt, LONGEST_TICK_S)
         ramp = self._ramp(step)
         start = self._move.position
-        target = _vector(self.clamp_to_box(checked.position))
+        # Widened to where the arm is: from outside it comes in as far as the goal says, never further out.
+        low, high = self._reachable_box(start)
+        target = _vector(np.clip(checked.position, low, high))
         self._move = stopping.approach(
             self._move,
             target,

@@ -236,8 +236,9 @@ def test_from_outside_every_wall_the_arm_comes_straight_in(axis, side):
     start = (LOW + HIGH) / 2
     start[axis] = (LOW if side < 0 else HIGH)[axis] + 0.1 * side
     limiter = SafetyLimiter(LIMITS, Pose(start, rotations.IDENTITY))
-    outwards = Pose(start + np.eye(3)[axis] * side, rotations.IDENTITY)
-    ways = [limiter.follow(outwards, TICK).position[axis] for _ in range(100)]
+    outwards, edge = (Pose(p, rotations.IDENTITY) for p in (start + np.eye(3)[axis] * side, np.clip(start, LOW, HIGH)))
+    assert all(np.array_equal(limiter.follow(outwards, TICK).position, start) for _ in range(10))
+    ways = [limiter.follow(edge, TICK).position[axis] for _ in range(100)]
     assert all(b * side <= a * side for a, b in itertools.pairwise([start[axis], *ways]))
     assert ways[-1] == pytest.approx((LOW if side < 0 else HIGH)[axis], abs=1e-6)
 
@@ -261,3 +262,17 @@ def test_an_acceleration_without_speed_is_taken_back_on_the_way_to_rest():
     end = stopping.advance(motion, 10.0)
     assert end.velocity == end.acceleration == (0.0, 0.0, 0.0) and end.position == pytest.approx(motion.end)
     assert all(math.hypot(*jerk) <= 50.0 + 1e-9 for _, jerk in motion.pieces)
+
+
+@pytest.mark.parametrize("tiny", [(-0.001, 0.0, 0.0), (0.001, 0.0, 0.0), (0.0, 0.0, 0.0)])
+def test_from_far_outside_the_box_one_action_moves_the_arm_by_one_step_at_most(tiny):
+    """The goal was once clamped after the step was shortened: 1 mm became 130 mm."""
+    start = at(x=LOW[0] - 0.13)
+    limiter = SafetyLimiter(LIMITS, start)
+    goal, reasons = limiter.limit(Action(np.array(tiny), np.zeros(3), 1.0), start)
+    step = np.linalg.norm(goal.position - start.position)
+    assert step == pytest.approx(LIMITS.max_translation) and goal.position[0] > start.position[0]
+    assert reasons == ("goal moved into the workspace box", f"step shortened to {LIMITS.max_translation:g} m")
+    for _ in range(200):
+        pose = limiter.follow(goal, TICK)
+    assert np.allclose(pose.position, goal.position, atol=1e-6)

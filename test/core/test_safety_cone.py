@@ -124,3 +124,20 @@ def test_tool_axis_and_cone_axis_are_directions_of_any_length():
     a = OrientationCone((0.0, 0.6, 0.8), (0.0, 1.0, 0.0), 0.2)
     b = OrientationCone((0.0, 0.3, 0.4), (0.0, 0.2, 0.0), 0.2)
     assert a.tilt(DOWN) == pytest.approx(b.tilt(DOWN)) == pytest.approx(math.pi - math.acos(0.6))
+
+
+def test_from_far_outside_the_cone_one_action_turns_the_tool_by_one_step_at_most():
+    start = Pose(PLACE, tilted(1.2, 0.0, 0.0))
+    limiter = SafetyLimiter(LIMITS, start)
+    goal, reasons = limiter.limit(Action(np.zeros(3), np.array([0.001, 0.0, 0.0]), 1.0), start)
+    turn = np.linalg.norm(rotations.rotation_between(start.quaternion, goal.quaternion))
+    assert turn == pytest.approx(LIMITS.max_rotation) and tilt(goal.quaternion) < tilt(start.quaternion)
+    assert "goal tilted into the orientation cone" in reasons
+    tilts = [tilt(quaternion) for quaternion in follow(limiter, goal.quaternion, 200)]
+    assert tilts[-1] == pytest.approx(1.2 - LIMITS.max_rotation, abs=1e-6)
+
+
+def test_a_goal_further_outside_the_cone_than_the_arm_moves_nothing():
+    limiter = SafetyLimiter(LIMITS, Pose(PLACE, tilted(1.2, 0.0, 0.0)))
+    for quaternion in follow(limiter, tilted(1.3, 0.1, 0.0), 50):
+        assert np.linalg.norm(rotations.rotation_between(quaternion, tilted(1.2, 0.0, 0.0))) < 1e-9
