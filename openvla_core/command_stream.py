@@ -77,9 +77,13 @@ class CommandStream:
     def reference(self) -> Pose:
         """The pose a step starts from under a card with a commanded reference."""
         assert self._limiter is not None and self._adapter is not None
-        ahead = np.linalg.norm(self._adapter.last.position - self._limiter.pose.position)
-        # A goal far ahead of the stream would keep the arm moving long after the policy changed its mind.
-        return self._adapter.last if ahead <= self._settings.max_translation else self._limiter.pose
+        goal, now = self._adapter.last, self._limiter.pose
+        ahead = np.linalg.norm(goal.position - now.position)
+        turn_ahead = np.linalg.norm(rotations.rotation_between(now.quaternion, goal.quaternion))
+        # A goal far ahead of the stream would keep the arm moving long after the policy changed its mind; one that is
+        # half a turn ahead would be reached the other way round.
+        near = ahead <= self._settings.max_translation and turn_ahead <= self._settings.max_rotation
+        return goal if near else now
 
     def limit(self, action: Action, reference: Pose) -> tuple[Pose, tuple[str, ...]]:
         """The goal of one action within the limits, and one sentence per limit that changed it."""
@@ -110,10 +114,13 @@ class CommandStream:
         Args:
             measured: the newest measured pose, None when there is no fresh one; it arrived at measured_s.
         """
-        assert self._limiter is not None
+        assert self._limiter is not None and self._adapter is not None
         if self.rebase_wanted and measured is not None and self._limiter.at_rest and measured_s > self._rest_since_s:
             self.begin(measured, now_s)
         self._limiter.brake(dt)
+        if self._limiter.at_rest:
+            # What is left of an interrupted action is over: the next step starts here.
+            self._adapter.reset(self._limiter.pose)
         return self._command(now_s, active=False)
 
     def is_off(self, measured: Pose) -> bool:

@@ -122,18 +122,22 @@ class Supervisor:
         return True, "Reset: the measured pose becomes the commanded one."
 
     def set_follows(self, follows: bool, now_s: float) -> tuple[bool, str]:
-        """Whether commands reach the arm (they do not in a dry run); the first that does is where the arm is."""
+        """Whether commands reach the arm, not so in a dry run; after one the arm moves from the next start on."""
+        if follows == self._follows:
+            return True, "Commands go to the robot." if follows else "Dry run: nothing is sent to the robot."
         if not self._stream.at_rest:
             return False, "Commands are in motion. Call pause, and try again once they stand still."
-        measured = self._poses.newest
-        if follows and self._stream.is_on and measured is not None:
-            done, sentence = self._rebase(now_s)
-            if not done:
-                return False, sentence
-            # At once: the arm has heard nothing of the pose that was commanded until now.
-            self._stream.begin(measured, now_s)
+        if follows:
+            if self._stream.is_on and not self._poses.is_fresh(now_s):
+                return False, f"No fresh robot pose: {self._poses.silence()}"
+            # The arm has heard nothing of the poses that were commanded until now: a start begins where it is.
+            self._stream.end()
+            self._running = self._paused = False
+            self.progress.interrupt(WAITING)
         self._follows = follows
-        return True, "Commands go to the robot." if follows else "Dry run: nothing is sent to the robot."
+        if follows:
+            return True, "Commands go to the robot once start is called."
+        return True, "Dry run: nothing is sent to the robot."
 
     def _rebase(self, now_s: float) -> tuple[bool, str]:
         if not self._poses.is_fresh(now_s):
