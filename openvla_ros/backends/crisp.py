@@ -39,7 +39,7 @@ class CrispBackend:
     def send(self, command: SafeAction, stamp_ns: int) -> None:
         """Publishes the pose; CRISP follows it with its own low-pass."""
         self._target.publish(conversions.pose_message(command.pose, stamp_ns, self._base_frame))
-        self._gripper.command(command.gripper)
+        self._gripper.command(command)
 
     def problem(self) -> Problem | None:
         """The robot's mode, the command topic, then the gripper."""

@@ -1,7 +1,8 @@
 """Grippers that are moved by actions: the Franka hand natively, or any server of control_msgs/GripperCommand.
 
 These servers cannot be interrupted, so a goal is sent only when the wish changes from open to closed or back, never
-at the rate of the arm. Nothing here waits: futures are looked at on every tick.
+at the rate of the arm, and only while an action is carried out: nothing is let go in a hold. Nothing here waits:
+futures are looked at on every tick.
 """
 
 import time
@@ -14,7 +15,7 @@ from rclpy.node import Node
 
 from openvla_core.config import setting
 from openvla_core.errors import ConfigError
-from openvla_core.types import Problem
+from openvla_core.types import Problem, SafeAction
 from openvla_ros.backends import interface_packages
 from openvla_ros.parameters import declare_settings
 
@@ -58,8 +59,8 @@ class GripperCommandSettings:
 class Gripper(Protocol):
     """Opens and closes; nothing blocks."""
 
-    def command(self, opening: float | None) -> None:
-        """The wished opening in [0, 1], 0.5 and above is open; None leaves the gripper alone. Call on every tick."""
+    def command(self, command: SafeAction) -> None:
+        """Takes the wish, 0.5 and above is open, None leaves the gripper alone. Call on every tick, also in a hold."""
 
     def problem(self) -> Problem | None:
         """GRIPPER_FAULT after two failures, until reset; None otherwise."""
@@ -74,7 +75,7 @@ class Gripper(Protocol):
 class NoGripper:
     """Leaves the gripper alone."""
 
-    def command(self, opening: float | None) -> None:
+    def command(self, command: SafeAction) -> None:
         """Does nothing."""
 
     def problem(self) -> Problem | None:
@@ -103,36 +104,47 @@ class ActionGripper:
     def __init__(self, opening: Move, closing: Move, timeout_s: float) -> None:
         self._moves = {True: opening, False: closing}
         self._timeout_s = timeout_s
-        self._wish: bool | None = None  # what is wanted
-        self._goal: bool | None = None  # what was last sent
+        self._goal: bool | None = None  # where the fingers are sent or have been; None when that is not known
         self._attempt: _Attempt | None = None
-        self._tries = 0
+        self._direction: bool | None = None  # of the newest attempt, and how often in a row it has failed
+        self._failures = 0
         self._problem: Problem | None = None
 
-    def command(self, opening: float | None) -> None:
-        """Takes the wish and looks at how the last goal is getting on."""
-        if opening is not None:
-            self._wish = opening >= 0.5
+    def command(self, command: SafeAction) -> None:
+        """Looks at how the last goal is getting on, then takes the wish, if an action is being carried out."""
+        if command.restarted or command.gripper is None:
+            self._goal = None  # somebody may have moved the fingers by hand
+        wish = command.gripper >= 0.5 if command.active and command.gripper is not None else None
         if self._attempt is not None:
-            self._follow_up(self._attempt)
+            self._follow_up(self._attempt, wish)
         # A motion in progress cannot be interrupted: the newest wish waits for its end.
-        if self._attempt is None and self._problem is None and self._wish not in (None, self._goal):
-            self._goal = self._wish
-            self._tries = 1
-            self._attempt = _Attempt(self._moves[bool(self._goal)], self._timeout_s)
+        if self._attempt is None and self._problem is None and wish not in (None, self._goal):
+            self._begin(bool(wish))
 
-    def _follow_up(self, attempt: "_Attempt") -> None:
-        failure = attempt.step()
-        if attempt.done or (failure and self._wish != self._goal):
-            self._attempt = None
-        elif failure and self._tries < TRIES:
-            self._tries += 1
-            self._attempt = _Attempt(attempt.move, self._timeout_s)
+    def _begin(self, opens: bool) -> None:
+        if opens != self._direction:
+            self._direction, self._failures = opens, 0
+        self._goal = opens
+        self._attempt = _Attempt(self._moves[opens], self._timeout_s)
+        self._attempt.step(may_send=True)
+
+    def _follow_up(self, attempt: "_Attempt", wish: bool | None) -> None:
+        if not attempt.is_sent and wish not in (None, self._direction):
+            self._attempt = self._goal = None  # no longer wished, and nobody knows of it yet
+            return
+        failure = attempt.step(may_send=wish == self._direction)
+        if attempt.done:
+            self._attempt, self._failures = None, 0
         elif failure:
-            self._attempt = None
-            direction = "open" if self._goal else "close"
-            sentence = f"the gripper did not {direction}: {failure} after {self._tries} tries. Check it, then reset."
-            self._problem = Problem("GRIPPER_FAULT", sentence)
+            self._attempt = self._goal = None
+            self._failures += 1
+            if self._failures >= TRIES and wish in (None, self._direction):
+                self._problem = self._fault(failure)
+
+    def _fault(self, failure: str) -> Problem:
+        direction = "open" if self._direction else "close"
+        sentence = f"the gripper did not {direction}: {failure} after {self._failures} tries. Check it, then reset."
+        return Problem("GRIPPER_FAULT", sentence)
 
     def problem(self) -> Problem | None:
         """GRIPPER_FAULT after the second failure, until reset."""
@@ -140,7 +152,7 @@ class ActionGripper:
 
     def reset(self) -> None:
         """Forgets the failure and what was sent: where the fingers are is not known, so the next wish is sent."""
-        self._problem = self._wish = self._goal = self._attempt = None
+        self._problem = self._goal = self._attempt = self._direction = None
 
     def close(self) -> None:
         """Takes the action clients off the node."""
@@ -159,11 +171,18 @@ class _Attempt:
         self._reply: Any = None
         self._handle: Any = None
         self._result: Any = None
-        self.step()
 
-    def step(self) -> str | None:
-        """Goes on as far as possible; says what failed, None while under way and when done."""
-        if self._reply is None and self.move.client.server_is_ready():
+    @property
+    def is_sent(self) -> bool:
+        """Whether the goal has left."""
+        return self._reply is not None
+
+    def step(self, may_send: bool) -> str | None:
+        """Goes on as far as possible; says what failed, None while under way and when done.
+
+        may_send: a goal that has not left yet, as its server was absent, may leave now.
+        """
+        if self._reply is None and may_send and self.move.client.server_is_ready():
             self._reply = self.move.client.send_goal_async(self.move.goal)
         if self._result is None and self._reply is not None and self._reply.done():
             self._handle = self._reply.result()

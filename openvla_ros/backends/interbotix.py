@@ -63,13 +63,16 @@ class InterbotixBackend:
 
     def send(self, command: SafeAction, stamp_ns: int) -> None:
         """Publishes the joint angles of the pose once the motors have their profile; nothing when there are none."""
+        if command.restarted or command.gripper is None:
+            self._gripper_is_open = None  # somebody may have moved the fingers by hand
         if not prepared(self._modes):
             self._solver.forget()
             return
         joints = self._solver.solve(command, stamp_ns)
         if joints is not None:
             self._group.publish(self._group_kind(name="arm", cmd=[float(value) for value in joints]))
-        if command.gripper is not None and self._own.gripper != "none":
+        # In a hold nothing new is asked of the gripper: it would drop what it carries.
+        if command.active and command.gripper is not None and self._own.gripper != "none":
             self._send_gripper(command.gripper >= 0.5)
 
     def _send_gripper(self, wants_open: bool) -> None:

@@ -54,7 +54,7 @@ class JointTrajectoryBackend:
         joints = self._solver.solve(command, stamp_ns)
         if joints is not None:
             self._target.publish(conversions.trajectory_message(self._solver.names, joints, self._duration_ns))
-        self._gripper.command(command.gripper)
+        self._gripper.command(command)
 
     def problem(self) -> Problem | None:
         """The robot's mode, the command topic, the gripper, then the joint angles."""

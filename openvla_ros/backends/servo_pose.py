@@ -28,7 +28,7 @@ class ServoPoseBackend:
         """Publishes the pose, once Servo takes poses."""
         if self._servo.ready():
             self._target.publish(conversions.pose_message(command.pose, stamp_ns, self._base_frame))
-        self._gripper.command(command.gripper)
+        self._gripper.command(command)
 
     def problem(self) -> Problem | None:
         """The robot's mode, Servo, its command topic, then the gripper."""

@@ -38,27 +38,29 @@ class ServoTwistBackend:
             velocities = self._velocities(command, stamp_ns)
             self._twist.publish(conversions.twist_message(*velocities, stamp_ns, self._settings.base_frame))
         self._last = command.pose, stamp_ns
-        self._gripper.command(command.gripper)
+        self._gripper.command(command)
 
     def _velocities(self, command: SafeAction, stamp_ns: int) -> tuple[np.ndarray, np.ndarray]:
         """Velocity (3,) m/s and angular velocity (3,) rad/s that lead from the last pose to this one in one tick.
 
         The velocity at the end of a tick is not its mean while the arm speeds up: sent as such, centimetres would add
         up. It is sent after a gap or where the stream was restarted, where the difference of two poses is no motion.
+        Neither is ever faster than the limits.
         """
-        if self._last is not None:
+        velocity, turn = command.velocity, command.angular_velocity
+        if self._last is not None and not command.restarted:
             (last, last_ns), limits = self._last, self._settings
             elapsed_s = (stamp_ns - last_ns) * 1e-9
             if 0.0 < elapsed_s <= LONGEST_TICK_S:
-                velocity = (command.pose.position - last.position) / elapsed_s
-                turn = rotations.rotation_between(last.quaternion, command.pose.quaternion) / elapsed_s
+                mean = (command.pose.position - last.position) / elapsed_s
+                mean_turn = rotations.rotation_between(last.quaternion, command.pose.quaternion) / elapsed_s
                 # Ticks come early and late: twice the limit is still a motion, more is a jump.
                 if (
-                    np.linalg.norm(velocity) <= 2 * limits.max_speed
-                    and np.linalg.norm(turn) <= 2 * limits.max_angular_speed
+                    np.linalg.norm(mean) <= 2 * limits.max_speed
+                    and np.linalg.norm(mean_turn) <= 2 * limits.max_angular_speed
                 ):
-                    return velocity, turn
-        return command.velocity, command.angular_velocity
+                    velocity, turn = mean, mean_turn
+        return shortened(velocity, self._settings.max_speed), shortened(turn, self._settings.max_angular_speed)
 
     def problem(self) -> Problem | None:
         """The robot's mode, Servo, its command topic, then the gripper."""
@@ -73,6 +75,12 @@ class ServoTwistBackend:
         """Takes everything off the node."""
         for part in (self._twist, self._servo, self._gripper, self._mode):
             part.close()
+
+
+def shortened(vector: np.ndarray, longest: float) -> np.ndarray:
+    """The vector (3,), made no longer than that."""
+    length = float(np.linalg.norm(vector))
+    return vector if length <= longest else vector * (longest / length)
 
 
 def make(node: Node, settings: RobotSettings) -> ServoTwistBackend:

@@ -105,7 +105,8 @@ def test_poses_arrive_where_the_actions_lead(world, name, card):
 @pytest.mark.parametrize("api", ["humble", "jazzy"])
 def test_twists_add_up_to_where_the_actions_lead(world, api):
     robot = servo_robot(world, api)
-    bench = Bench(world, "servo_twist", gripper="none")
+    # BridgeV2 holds steps faster than our limits: up to 0.3 m/s and 1.2 rad/s.
+    bench = Bench(world, "servo_twist", Settings(max_speed=0.5, max_angular_speed=1.5), gripper="none")
     bench.connect(HOLD, robot.received)
     state, worst, last_ns, speeds = matrix_of(HOME), 0.0, 0, None
     last_truth = state
@@ -125,7 +126,7 @@ def test_twists_add_up_to_where_the_actions_lead(world, api):
 
 def test_the_twists_of_the_limited_stream_add_up_to_its_poses(world):
     robot = servo_robot(world, "jazzy")
-    bench = Bench(world, "servo_twist", gripper="none")
+    bench = Bench(world, "servo_twist", Settings(max_angular_speed=SafetySettings.max_angular_speed), gripper="none")
     bench.connect(HOLD, robot.received)
     state, last_ns, speeds, worst = matrix_of(HOME), 0, None, 0.0
     for command in limited_stream(HOME, bridge_actions(60), 0.02, 5):
@@ -140,6 +141,28 @@ def test_the_twists_of_the_limited_stream_add_up_to_its_poses(world):
     standing = SafeAction(HOME, None)
     _, (_, _, twist) = bench.deliver(standing, robot.received, 0.02)
     assert not np.any(twist), "holding is a velocity of zero, sent"
+
+
+def test_a_restart_of_the_stream_is_no_motion(world):
+    robot = servo_robot(world, "jazzy")
+    bench = Bench(world, "servo_twist", gripper="none")
+    bench.connect(HOLD, robot.received)
+    aside = rotations.moved(HOME, np.array([0.004, 0.0, 0.0]), np.full(3, 0.004))
+    _, (_, _, twist) = bench.deliver(SafeAction(aside, None, restarted=True), robot.received, 0.02)
+    assert not np.any(twist), "the arm is there already"
+    moving = SafeAction(Pose(aside.position + np.array([0.001, 0.0, 0.0]), aside.quaternion), None)
+    _, (_, _, twist) = bench.deliver(moving, robot.received, 0.02)
+    assert twist[0] == pytest.approx([0.05, 0.0, 0.0]), "the next step starts where the stream was restarted"
+
+
+def test_no_twist_is_faster_than_the_limits_when_a_tick_comes_early(world):
+    robot = servo_robot(world, "jazzy")
+    bench = Bench(world, "servo_twist", gripper="none")
+    bench.connect(HOLD, robot.received)
+    end = rotations.moved(HOME, np.array([0.0, 0.004, 0.0]), np.array([0.0, 0.0, 0.014]))
+    _, (_, _, twist) = bench.deliver(SafeAction(end, None), robot.received, 0.01)
+    assert twist[0] == pytest.approx([0.0, 0.25, 0.0]), "0.4 m/s from the poses alone"
+    assert twist[1] == pytest.approx([0.0, 0.0, 0.8], abs=1e-6), "1.4 rad/s from the poses alone"
 
 
 def limited_stream(home: Pose, rows: np.ndarray, tick_s: float, ticks: int, **limits):
@@ -303,11 +326,34 @@ def test_interbotix_gripper_is_told_only_when_it_changes(world, mode, opened, cl
     bench.connect(SafeAction(home, None), robot.groups)
     assert not robot.singles
     world.wait_for(lambda: bench.send(SafeAction(home, 1.0)) and robot.singles, "the first wish arrives")
-    for opening in [1.0] * 5 + [0.0] * 5 + [None] * 3 + [0.0, 1.0, 1.0]:
+    for opening in [1.0] * 5 + [0.0] * 5 + [1.0, 1.0]:
         bench.deliver(SafeAction(home, opening), robot.groups)
     world.wait_for(lambda: len(robot.singles) >= 3, "all changes arrive")
     assert [name for name, _ in robot.singles] == ["gripper"] * 3
     assert [value for _, value in robot.singles] == pytest.approx([opened, closed, opened])
+
+
+def test_interbotix_gripper_is_told_nothing_in_a_hold_and_again_after_it_was_moved_by_hand(world):
+    from interbotix import FakeInterbotix
+
+    robot = world.add(FakeInterbotix())
+    home = load_arm("wx250s").forward(robot.joints)
+    bench = Bench(world, "interbotix", Settings(base_frame="wx250s/base_link", arm="wx250s"))
+    bench.until_healthy()
+    closed = SafeAction(home, 0.0)
+    bench.connect(replace(closed, active=False), robot.groups)
+    for _ in range(20):
+        bench.deliver(replace(closed, active=False), robot.groups)
+    assert not robot.singles, "the wish of an action that was interrupted"
+    told = robot.singles
+    world.wait_for(lambda: bench.send(closed) and told, "the wish arrives with the next action")
+    bench.deliver(replace(closed, active=False, restarted=True), robot.groups)
+    world.wait_for(lambda: bench.send(closed) and len(told) == 2, "the same wish is sent again after a restart")
+    bench.deliver(replace(closed, gripper=None), robot.groups)
+    world.wait_for(lambda: bench.send(closed) and len(told) == 3, "and after the gripper was left alone")
+    for _ in range(5):
+        bench.deliver(closed, robot.groups)
+    assert len(told) == 3
 
 
 def test_a_scale_of_servo_below_our_limits_is_announced_with_the_numbers(world, capfd):

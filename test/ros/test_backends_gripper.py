@@ -1,11 +1,14 @@
 """Grippers that are moved by actions: one goal per change, half widths where the server wants them, faults told."""
 
+from dataclasses import replace
+
 import pytest
 from backend_bench import HOME, Bench, parameters
 
 from openvla_core.types import SafeAction
 
 OPEN, CLOSED, ALONE = (SafeAction(HOME, opening) for opening in (1.0, 0.0, None))
+HELD_OPEN, HELD_CLOSED = (replace(command, active=False) for command in (OPEN, CLOSED))
 
 
 def fingers(world, **values):
@@ -128,3 +131,66 @@ def test_the_newest_wish_waits_for_the_motion_in_progress(world):
     tick_until(bench, CLOSED, lambda: hand.goals, "the first goal")
     settle(bench, OPEN)
     assert len(hand.goals) == 1
+
+
+# Holds: what the hand carries must not be dropped while nothing is carried out ----------------------------------------
+
+
+def test_a_hold_asks_nothing_of_the_gripper(world):
+    hand = fingers(world)
+    bench = gripper_bench(world, "franka")
+    settle(bench, HELD_OPEN, 60)
+    assert not hand.goals
+    tick_until(bench, OPEN, lambda: hand.width == 0.079, "the wish is sent once an action asks for it")
+
+
+def test_a_wish_that_waited_for_a_motion_is_not_sent_in_a_hold(world):
+    hand = fingers(world, fault="silent")
+    bench = gripper_bench(world, "franka", timeout_s=0.3)
+    tick_until(bench, CLOSED, lambda: hand.goals, "the first goal")
+    settle(bench, OPEN, 3)
+    tick_until(bench, HELD_OPEN, lambda: bench.backend._gripper._attempt is None, "the first goal is over")
+    settle(bench, HELD_OPEN)
+    assert [name for name, _ in hand.goals] == ["grasp"]
+    tick_until(bench, OPEN, lambda: len(hand.goals) == 2, "the wish is sent when actions go on")
+
+
+def test_the_second_try_waits_for_the_end_of_a_hold(world):
+    hand = fingers(world, fault="rejecting")
+    bench = gripper_bench(world, "franka")
+    tick_until(bench, CLOSED, lambda: hand.goals, "the first try")
+    settle(bench, HELD_CLOSED, 60)
+    assert len(hand.goals) == 1 and gripper_problem(bench) is None
+    tick_until(bench, CLOSED, lambda: gripper_problem(bench), "the second try fails as well")
+    assert len(hand.goals) == 2 and "after 2 tries" in gripper_problem(bench).sentence
+
+
+def test_a_server_that_appears_in_a_hold_gets_no_goal(world):
+    bench = gripper_bench(world, "franka", timeout_s=10.0)
+    settle(bench, CLOSED)
+    hand = fingers(world)
+    ready = bench.backend._gripper._moves[False].client.server_is_ready
+    tick_until(bench, HELD_CLOSED, ready, "the server is there")
+    settle(bench, HELD_CLOSED)
+    assert not hand.goals
+    tick_until(bench, CLOSED, lambda: hand.width == 0.0, "the fingers close when actions go on")
+
+
+def test_a_goal_in_progress_is_followed_up_in_a_hold(world):
+    hand = fingers(world, fault="silent")
+    bench = gripper_bench(world, "franka", timeout_s=0.3)
+    tick_until(bench, CLOSED, lambda: hand.goals, "the goal")
+    tick_until(bench, HELD_CLOSED, lambda: bench.backend._gripper._failures == 1, "its failure is noticed")
+
+
+@pytest.mark.parametrize("sign", [replace(HELD_CLOSED, restarted=True), ALONE], ids=["restarted", "left alone"])
+def test_a_gripper_opened_by_hand_is_commanded_again(world, sign):
+    hand = fingers(world)
+    bench = gripper_bench(world, "franka")
+    tick_until(bench, CLOSED, lambda: hand.width == 0.0, "the fingers close")
+    settle(bench, CLOSED)
+    hand.width = 0.05
+    settle(bench, sign, 1)
+    tick_until(bench, CLOSED, lambda: hand.width == 0.0, "the fingers close again")
+    settle(bench, CLOSED)
+    assert len(hand.goals) == 2
