@@ -5,18 +5,22 @@ It carries messages to and from the supervisor, which decides about motion; noth
 
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from functools import partial
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from openvla_core.conventions import load_convention
 from openvla_core.errors import ActionError, ConfigError
-from openvla_core.supervisor import Accepted, Supervisor
-from openvla_core.types import Pose
+from openvla_core.estop import EmergencyStop
+from openvla_core.supervisor import Accepted, Command, Supervisor, Verdict
+from openvla_core.types import Pose, Problem
 from openvla_ros import backends, conversions, topics
 from openvla_ros.controller_figures import ControllerFigures
 from openvla_ros.controller_settings import ControllerSettings
 from openvla_ros.conversions import Applied
+from openvla_ros.guard import UNEXPECTED, guarded
 from openvla_ros.live_publishers import LivePublishers
 from openvla_ros.node_support import autostart, run, transition
 from openvla_ros.parameters import declare_settings
@@ -26,10 +30,8 @@ from openvla_ros.timing import steady_timer
 from openvla_ros.topics import State
 
 GRAPH_CHECK_S = 0.1
-# A robot that is not there is noticed after a second; activation waits for one this long.
-ROBOT_NOTICED_S = 1.3
-ROBOT_WITHIN_S = 5.0
-# Problems that end with a message from the robot.
+# What a robot that is there has said so soon after the node was configured; until then these are no problems.
+ROBOT_HEARD_S = 1.3
 UNHEARD_YET = ("JOINTS_STALE", "BACKEND_STARTING")
 LAST_HOLDS = 3  # commands at rest before the process ends
 
@@ -43,7 +45,10 @@ class ControllerNode(LifecycleNode):
         self._supervisor: Supervisor | None = None
         self._backend: backends.Backend | None = None
         self._dry_run = self._settings.dry_run
-        self._estop_topic = self._estop_service = False
+        # Both outlive a card: neither deactivate nor cleanup is a reset.
+        self._estop = EmergencyStop(self._settings.estop_required, self._settings.estop_timeout_s)
+        self._fault: Verdict | None = None
+        self._configured_s = 0.0
         self._active = False
         self._holds = 0  # commands at rest, one after the other
         self._figures = ControllerFigures(self._settings.rate_hz)
@@ -74,25 +79,27 @@ class ControllerNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the convention card and makes the backend; without both there is nothing to activate."""
+        if self._is_braking():  # after an error, which leads here without cleanup
+            return TransitionCallbackReturn.FAILURE
         return transition(self, self._board, self._configure)
 
     def _configure(self) -> None:
+        self._forget()
         card = load_convention(self._settings.convention)
         supervisor = Supervisor(self._settings, card)
+        supervisor.carry_over(self._estop, self._fault)
         self._backend = backends.make_backend(self._settings.backend, self, self._settings)
         supervisor.set_follows(not self._dry_run, time.monotonic())
-        if self._estop_topic:
-            supervisor.estop.on_topic(True, time.monotonic())
-        supervisor.estop.on_service(self._estop_service)
         self._supervisor = supervisor
+        self._configured_s = time.monotonic()
         self.get_logger().info(
             f"convention {card.name!r} at {card.rate_hz:g} Hz, backend {self._settings.backend!r}, "
             f"{'dry run: nothing is sent to the robot' if self._dry_run else 'commands go to the robot'}"
         )
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Allows motion, at once or after ~/start; refused when nobody takes the commands."""
-        if self._supervisor is None:
+        """Allows motion, at once or after ~/start; refused while the arm brakes or when nobody takes the commands."""
+        if self._supervisor is None or self._is_braking():
             return TransitionCallbackReturn.FAILURE
         result = transition(self, self._board, self._require_robot)
         if result != TransitionCallbackReturn.SUCCESS:
@@ -103,21 +110,21 @@ class ControllerNode(LifecycleNode):
         return super().on_activate(state)
 
     def _require_robot(self) -> None:
-        """Raises ConfigError when the robot takes no commands within 5 s.
+        """Raises ConfigError when the ticks since configure have found out that the robot takes no commands.
 
-        A node that starts by itself does not wait: the robot may still be starting too, and until it is there the node
-        holds and says so.
+        It never waits: no command is made and no emergency stop heard meanwhile. A node that starts by itself asks
+        nothing: the robot may still be starting too, and until it is there the node holds and says so.
         """
-        begun_s = time.monotonic()
-        while not self._settings.autostart and not self._dry_run:
-            problem, passed_s = self._backend.problem(), time.monotonic() - begun_s
-            # No message arrives while this callback runs; once active, what is still missing holds the arm.
-            answered = problem is None or problem.code in UNHEARD_YET
-            if answered and passed_s > ROBOT_NOTICED_S:
-                return
-            if problem is not None and (problem.latched or passed_s > ROBOT_WITHIN_S):
-                raise ConfigError(f"Not activated: {problem.sentence}")
-            time.sleep(0.05)
+        problem = None if self._settings.autostart or self._dry_run else self._backend.problem()
+        just_configured = time.monotonic() - self._configured_s < ROBOT_HEARD_S
+        if problem is not None and not (just_configured and problem.code in UNHEARD_YET):
+            raise ConfigError(f"Not activated: {problem.sentence}")
+
+    def _is_braking(self) -> bool:
+        braking = self._supervisor is not None and not self._supervisor.at_rest
+        if braking:
+            self.get_logger().warning("Refused: the arm is still braking. Try again once it stands still.")
+        return braking
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Brakes; the timer goes on until the arm stands still, then nothing is sent."""
@@ -140,11 +147,18 @@ class ControllerNode(LifecycleNode):
             self._supervisor.stop()
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Forgets the card and the state of the stream."""
+        """Forgets the card and the stream, once the arm stands still; the emergency stop and a fault stay."""
+        if self._is_braking():
+            return TransitionCallbackReturn.FAILURE
+        self._forget()
+        return super().on_cleanup(state)
+
+    def _forget(self) -> None:
+        if self._supervisor is not None:
+            self._fault = self._supervisor.fault
         if self._backend is not None:
             self._backend.close()
         self._supervisor = self._backend = None
-        return super().on_cleanup(state)
 
     def wind_down(self) -> bool:
         """Called before the process ends: brakes, and returns True once three commands have held the arm at rest."""
@@ -155,18 +169,21 @@ class ControllerNode(LifecycleNode):
 
     # Inputs ---------------------------------------------------------------------------------------------------
 
+    @guarded
     def on_pose(self, pose: Pose, stamp_ns: int, frame: str) -> None:
         """Called with every measured pose."""
         if self._supervisor is not None:
             now_s = self._look_at_the_clock()
             self._supervisor.on_pose(pose, stamp_ns, frame, now_s)
 
+    @guarded
     def on_invalid_pose(self, reason: str) -> None:
         """Called with every message of the measured pose that holds none."""
         self.get_logger().warning(reason, throttle_duration_sec=1.0)
         if self._supervisor is not None:
             self._supervisor.on_invalid_pose()
 
+    @guarded
     def _on_chunk(self, message) -> None:
         if self._supervisor is None:
             return
@@ -178,21 +195,22 @@ class ControllerNode(LifecycleNode):
             return
         self._supervisor.on_chunk(chunk, self._now_ns(), time.monotonic())
 
+    @guarded
     def _on_instruction(self, message) -> None:
         if self._supervisor is not None:
             self._supervisor.on_instruction(conversions.to_text(message))
 
+    @guarded
     def _on_estop(self, message) -> None:
-        # Remembered even without a card, so that a later configure starts in the emergency stop.
-        self._estop_topic = conversions.to_flag(message)
+        self._estop.on_topic(conversions.to_flag(message), time.monotonic())  # also without a card
         if self._supervisor is not None:
-            self._supervisor.estop.on_topic(self._estop_topic, time.monotonic())
             self._on_tick()  # the next tick may be 20 ms away
 
+    @guarded
     def _check_graph(self) -> None:
+        self._estop.on_sources(self.count_publishers(topics.ESTOP))
         if self._supervisor is not None:
             self._supervisor.on_publishers(self._policies.count(), time.monotonic())
-            self._supervisor.estop.on_sources(self.count_publishers(topics.ESTOP))
 
     def _look_at_the_clock(self) -> float:
         now_s = time.monotonic()
@@ -202,16 +220,18 @@ class ControllerNode(LifecycleNode):
     # Services -------------------------------------------------------------------------------------------------
 
     def _offer(self, name: str, order: Callable[[Supervisor], tuple[bool, str]]) -> None:
-        def on_request(request, response):
+        @guarded
+        def on_request(self, request, response):
             if self._supervisor is None:
                 return conversions.reply(response, False, f"Not configured. {self._board.report.sentence}")
             return conversions.reply(response, *order(self._supervisor))
 
-        self.create_service(topics.Trigger, name, on_request)
+        self.create_service(topics.Trigger, name, partial(on_request, self))
 
     def _start(self, supervisor: Supervisor) -> tuple[bool, str]:
         if not self._active:
             return False, "The node is not active; activate it first."
+        supervisor.on_backend(self._problem())  # after a dry run, no tick has asked yet
         return supervisor.start(time.monotonic())
 
     def _reset(self, supervisor: Supervisor) -> tuple[bool, str]:
@@ -220,6 +240,7 @@ class ControllerNode(LifecycleNode):
             self._backend.reset()
         return done, sentence
 
+    @guarded
     def _on_set_dry_run(self, request, response):
         wanted = conversions.is_set_to(request)
         done, sentence = True, "Set; it counts once the node is configured."
@@ -230,14 +251,15 @@ class ControllerNode(LifecycleNode):
             self.get_logger().warning(sentence)
         return conversions.reply(response, done, sentence)
 
+    @guarded
     def _on_press_estop(self, request, response):
-        self._estop_service = pressed = conversions.is_set_to(request)
-        if self._supervisor is not None:
-            self._supervisor.estop.on_service(pressed)
+        pressed = conversions.is_set_to(request)
+        self._estop.on_service(pressed)
         return conversions.reply(response, True, "Pressed." if pressed else "Released; reset and start must follow.")
 
     # Output ---------------------------------------------------------------------------------------------------
 
+    @guarded
     def _on_tick(self) -> None:
         # After a late tick the timer catches up; two commands at once would be a speed that nobody asked for.
         if self._supervisor is None or time.monotonic() - self._last_tick_s < 0.5 / self._settings.rate_hz:
@@ -247,19 +269,40 @@ class ControllerNode(LifecycleNode):
         self._last_tick_s = now_s
         self._supervisor.on_clock(stamp_ns, now_s)
         self._figures.on_tick(now_s)
-        self._supervisor.on_backend(None if self._dry_run else self._backend.problem())
+        self._supervisor.on_backend(self._problem())
         command = self._supervisor.tick(now_s)
         verdict = self._supervisor.verdict(now_s)
         if command is not None:
             self._figures.on_command(now_s)
             self._commanded.publish(conversions.pose_message(command.safe.pose, stamp_ns, self._settings.base_frame))
             if not self._dry_run:
-                self._backend.send(command.safe, stamp_ns)
+                self._send(command, stamp_ns)
             if command.started is not None:
                 self._report_applied(command.started, stamp_ns)
             moves = command.safe.velocity.any() or command.safe.angular_velocity.any()
             self._holds = 0 if moves else self._holds + 1
         self._board.set(State(verdict.state), verdict.code, verdict.sentence)
+
+    def _problem(self) -> Problem | None:
+        """What keeps commands from the robot; a backend that fails to say so is a problem too."""
+        try:
+            return None if self._dry_run else self._backend.problem()
+        except Exception:  # noqa: BLE001 - the arm must still be braked and held
+            self.on_unexpected()
+            return Problem("INTERNAL", UNEXPECTED, latched=True)
+
+    @guarded
+    def _send(self, command: Command, stamp_ns: int) -> None:
+        self._backend.send(command.safe, stamp_ns)
+
+    def on_unexpected(self) -> None:
+        """Called in the handler of an exception that nobody foresaw: a fault, and the stream brakes and holds."""
+        self.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
+        if self._supervisor is not None:
+            self._supervisor.on_internal_error()
+        if self._board.report.state != State.ESTOP:
+            fault = self._supervisor.fault if self._supervisor is not None else None
+            self._board.set(State.FAULT, "INTERNAL", fault.sentence if fault else UNEXPECTED)
 
     def _report_applied(self, action: Accepted, stamp_ns: int) -> None:
         applied = Applied(

@@ -77,15 +77,19 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
             guard_against_hanging(getattr(node, "hang_s", 0.0))
             executor.spin_once(timeout_sec=0.1)
         exit_code = getattr(node, "exit_code", 0)
-        _wind_down(node, executor)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except errors.OpenVLAError as error:
         rclpy.logging.get_logger("openvla").fatal(str(error))
         exit_code = EXIT_CONFIG
+    except Exception:  # noqa: BLE001 - also then an arm in motion is braked first
+        rclpy.logging.get_logger("openvla").fatal(traceback.format_exc())
+        exit_code = EXIT_FAULT
     finally:
         guard_against_hanging(0.0)
         stop.made = True  # from here on a signal must not interrupt the clean-up
+        if node is not None and executor is not None:
+            _wind_down(node, executor)
         if node is not None:
             getattr(node, "close", lambda: None)()
             node.destroy_node()
@@ -105,8 +109,13 @@ def guard_against_hanging(seconds: float) -> None:
 
 def _wind_down(node: Node, executor: SingleThreadedExecutor) -> None:
     deadline_s = time.monotonic() + WIND_DOWN_S
-    while not getattr(node, "wind_down", lambda: True)() and time.monotonic() < deadline_s and rclpy.ok():
-        executor.spin_once(timeout_sec=0.02)
+    while time.monotonic() < deadline_s and rclpy.ok():
+        try:
+            if getattr(node, "wind_down", lambda: True)():
+                return
+            executor.spin_once(timeout_sec=0.02)
+        except Exception:  # noqa: BLE001 - one broken callback must not keep the others from braking
+            node.get_logger().error(traceback.format_exc(), throttle_duration_sec=1.0)
 
 
 def end_with_parent() -> None:

@@ -184,6 +184,12 @@ def test_a_dry_run_shows_what_it_would_send_and_sends_nothing(start):
     bench.until(lambda: np.linalg.norm(bench.previews[-1].position - HOME.position) > 0.005, "the preview moves")
     bench.until_code("ACTION_STALE")
     bench.until(lambda: bench.call("set_dry_run", topics.SetBool, data=False)[0], "at rest")
+    assert bench.until_code("STOPPED").state == State.STANDBY and not bench.commands, "not before a person says start"
+    bench.act(age_s=0.02)
+    heard = len(bench.reports)
+    bench.until(lambda: len(bench.reports) >= heard + 2, "two more heartbeats of the status")
+    assert not bench.commands
+    assert bench.call("start")[0]
     bench.until(lambda: bench.commands, "no commands after the dry run")
     first = bench.commands[0][1]
     assert np.linalg.norm(first.position - HOME.position) < 1e-6, "the arm never left; its first command is where it is"
@@ -292,24 +298,116 @@ def test_without_a_robot_the_controller_says_which_topic_nobody_listens_to_and_d
     assert not started and "/robot/target_pose" in sentence
 
 
-def test_activation_by_hand_is_refused_without_a_robot(start, monkeypatch):
-    monkeypatch.setattr(controller_node, "ROBOT_WITHIN_S", 1.5)
+def test_activation_by_hand_is_refused_without_a_robot(start):
     bench = start(autostart=False)
     bench.node.destroy_subscription(bench.target)
     assert bench.controller.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    bench.until_code("BACKEND_ABSENT")
     assert bench.controller.trigger_activate() == TransitionCallbackReturn.FAILURE
     assert "/robot/target_pose" in bench.until_code("BACKEND_ABSENT").sentence
     assert not bench.commands
 
 
-def test_activation_by_hand_does_not_wait_for_messages_it_cannot_hear(start):
-    """No subscription is served while a transition runs; joint states can only follow it."""
+def test_activation_by_hand_does_not_wait_for_messages_it_cannot_hear(start, monkeypatch):
+    """No subscription is served while a transition runs, and no emergency stop is heard."""
     bench = start(autostart=False, backend="joint_trajectory", arm="fr3")
     bench.node.create_subscription(JointTrajectory, "fr3_arm_controller/joint_trajectory", lambda message: None, 1)
-    assert bench.controller.trigger_configure() == TransitionCallbackReturn.SUCCESS
-    assert bench.controller.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    controller = bench.controller
+    assert controller.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    with monkeypatch.context() as patch:
+        patch.setattr(controller_node.time, "sleep", lambda seconds: pytest.fail("a transition waits"))
+        assert controller.trigger_activate() == TransitionCallbackReturn.SUCCESS
     assert "joint_states" in bench.until_code("JOINTS_STALE").sentence
     assert not bench.commands
+    # Once there was time to hear them, joint states that are missing are a reason not to begin.
+    monkeypatch.setattr(controller_node, "ROBOT_HEARD_S", 0.0)
+    assert controller.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    assert controller.trigger_activate() == TransitionCallbackReturn.FAILURE
+
+
+def in_motion(bench) -> None:
+    bench.act((0.05, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0), age_s=0.02)
+    bench.until(lambda: bench.arm.position[0] > HOME.position[0] + 0.01, "motion")
+
+
+def test_neither_cleanup_nor_activation_cuts_the_braking_short(bench, monkeypatch):
+    controller, sent = bench.controller, []
+    send = controller._backend.send
+    monkeypatch.setattr(controller._backend, "send", lambda safe, stamp_ns: (sent.append(safe), send(safe, stamp_ns)))
+    in_motion(bench)
+    assert controller.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    assert controller.trigger_cleanup() == TransitionCallbackReturn.FAILURE
+    assert controller.trigger_activate() == TransitionCallbackReturn.FAILURE
+    bench.until_code("STOPPED")
+    bench.until(lambda: controller.trigger_cleanup() == TransitionCallbackReturn.SUCCESS, "cleanup at rest")
+    assert not sent[-1].velocity.any() and any(safe.velocity.any() for safe in sent), "the last command is at rest"
+
+
+def begin_anew(bench) -> None:
+    """From active to active through all transitions, with a new supervisor."""
+    controller = bench.controller
+    assert controller.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+    bench.until(lambda: controller.trigger_cleanup() == TransitionCallbackReturn.SUCCESS, "cleanup")
+    assert controller.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    bench.until(lambda: controller.trigger_activate() == TransitionCallbackReturn.SUCCESS, "activation")
+    bench.reports.clear()
+
+
+def test_an_emergency_stop_stays_latched_through_cleanup_and_configure(bench):
+    bench.press_estop(True)
+    bench.until_code("ESTOP")
+    bench.press_estop(False)
+    begin_anew(bench)
+    assert bench.until_code("ESTOP").state == State.ESTOP
+    assert bench.call("start")[0] is False
+    bench.until(lambda: bench.call("reset")[0], "reset refused")
+    assert bench.call("start")[0]
+    bench.until_code("WAITING")
+
+
+def test_a_fault_stays_latched_through_cleanup_and_configure(bench):
+    bench.act([math.nan] * 7)
+    bench.until_code("ACT_NONFINITE")
+    begin_anew(bench)
+    assert bench.until_code("ACT_NONFINITE").state == State.FAULT
+    assert bench.call("start")[0] is False
+    bench.until(lambda: bench.call("reset")[0], "reset refused")
+    begin_anew(bench)
+    bench.until_code("WAITING")
+
+
+def fails(*arguments, **named):
+    raise ZeroDivisionError("nobody foresaw this")
+
+
+@pytest.mark.parametrize("broken", ["problem", "send_once", "input"])
+def test_an_unexpected_error_brakes_and_is_a_fault(bench, monkeypatch, broken):
+    in_motion(bench)
+    backend = bench.controller._backend
+    with monkeypatch.context() as patch:
+        if broken == "problem":
+            patch.setattr(backend, "problem", fails)
+        elif broken == "send_once":
+            send = backend.send
+            patch.setattr(backend, "send", lambda *given: (setattr(backend, "send", send), fails()))
+        else:
+            patch.setattr(conversions, "to_text", fails)
+            bench.node.create_publisher(topics.String, topics.POLICY_INSTRUCTION, topics.LATCHED).publish(
+                topics.String(data="x")
+            )
+        assert bench.until_code("INTERNAL").state == State.FAULT
+        bench.more_commands(25)  # it brakes
+        assert bench.stands_still()
+        assert bench.call("start")[0] is False
+    bench.until(lambda: bench.call("reset")[0], "reset refused")
+    bench.until_code("WAITING")
+
+
+def test_a_service_that_fails_unexpectedly_says_no(bench, monkeypatch):
+    monkeypatch.setattr(bench.controller._supervisor, "pause", fails)
+    done, sentence = bench.call("pause")
+    assert not done and "log" in sentence
+    assert bench.until_code("INTERNAL").state == State.FAULT
 
 
 def test_the_pose_may_come_from_joint_angles(start, tmp_path):

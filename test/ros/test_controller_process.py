@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rclpy
 from controller_bench import HOME, PARAMETERS, Bench
+from std_msgs.msg import Empty
 
 from openvla_ros import bringup
 from openvla_ros.topics import State
@@ -78,3 +79,37 @@ def test_it_holds_while_stopped_and_goes_on_where_the_arm_is(bench, controller):
     process.send_signal(signal.SIGCONT)
     bench.until(lambda: len(bench.commands) > heard + 10, "commands")
     assert all(np.array_equal(pose.position, before) for _, pose in bench.commands[heard:])
+
+
+BROKEN = """
+import sys
+from openvla_ros import controller_node, node_support
+from std_msgs.msg import Empty
+
+class Broken(controller_node.ControllerNode):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.create_subscription(Empty, "break", lambda message: 1 / 0, 1)  # as a backend's own may
+
+sys.exit(node_support.run(Broken, None))
+"""
+
+
+def test_an_error_outside_the_guarded_callbacks_ends_the_process_after_braking(bench, start, tmp_path, monkeypatch):
+    (tmp_path / "broken_controller.py").write_text(BROKEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    pairs = [("-p", f"{name}:={bringup.parameter_text(value)}") for name, value in PARAMETERS.items()]
+    process = start("broken_controller", *(word for pair in pairs for word in pair))
+    bench.ready()
+    publisher = bench.node.create_publisher(Empty, "break", 1)
+    bench.until(lambda: publisher.get_subscription_count() == 1, "the broken callback")
+    bench.act((0.05, 0, 0, 0, 0, 0, 1.0), age_s=0.02)
+    bench.until(lambda: bench.arm.position[0] > HOME.position[0] + 0.01, "motion")
+    for _ in range(3):  # again while it brakes
+        publisher.publish(Empty())
+    bench.until(lambda: process.poll() is not None, "the end of the process")
+    assert process.returncode == 1
+    assert "ZeroDivisionError" in process.log.read_text()
+    bench.quiet_for(0.2)
+    positions = np.array([pose.position for _, pose in bench.commands])
+    assert (positions[-3:] == positions[-1]).all(), "three commands at rest are the last that the robot hears"
