@@ -12,13 +12,21 @@ LOST = Verdict(
     "call reset, then start.",
 )
 
+SOURCES = Verdict(
+    State.ESTOP,
+    "ESTOP_SOURCES",
+    "Emergency stop: more than one source publishes it. What one says cannot be told from what another says, so this "
+    "counts as pressed. Leave one, call reset, then start.",
+)
+
 
 class EmergencyStop:
     """Whether it is pressed, and whether it was since the last reset. Times are monotonic seconds.
 
     Args:
         required: a source must repeat that it is not pressed; without one, or after timeout_s of silence, it counts as
-            pressed. Otherwise a source may speak once, and only its leaving the graph counts as pressed.
+            pressed. Otherwise a source may speak once, and only its leaving the graph counts as pressed. There may be one
+        source: a second one could release what the first one pressed.
     """
 
     def __init__(self, required: bool, timeout_s: float) -> None:
@@ -49,10 +57,12 @@ class EmergencyStop:
             self._topic_pressed = self._lost = False
 
     def on_sources(self, count: int) -> None:
-        """How many sources the graph knows; the last one leaving counts as pressed."""
-        if self._sources and not count:
-            self._lose()
+        """How many sources the graph knows; one that leaves counts as pressed, and so does more than one."""
+        if count < self._sources:
+            self._lose()  # it may have been the one that was pressed
         self._sources = count
+        if count > 1:
+            self._latched = self._latched or SOURCES
 
     def verdict(self, now_s: float) -> Verdict | None:
         """The emergency stop in force; None when it is neither pressed nor latched."""
@@ -65,7 +75,7 @@ class EmergencyStop:
     def is_pressed(self, now_s: float) -> bool:
         """Whether it is pressed at this moment, whatever was latched before."""
         silent = self._required and now_s - self._heard_s > self._timeout_s
-        return self._topic_pressed or self._service_pressed or self._lost or silent
+        return self._topic_pressed or self._service_pressed or self._lost or silent or self._sources > 1
 
     def clear(self) -> None:
         """Forgets that it was pressed; for a reset, once it is released."""

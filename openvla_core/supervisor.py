@@ -109,7 +109,7 @@ class Supervisor:
     def reset(self, now_s: float) -> tuple[bool, str]:
         """Makes the measured pose the commanded one and clears a fault; after an emergency stop, start must follow."""
         if self.estop.is_pressed(now_s):
-            return False, "The emergency stop is still pressed, or its source is gone. Release it, then reset."
+            return False, "The emergency stop is still pressed, or it has no source or several. Put that right, then reset."
         if not self._stream.at_rest:
             return False, "The arm is still braking or following actions. Reset once it stands still; pause holds it."
         done, sentence = self._rebase(now_s)

@@ -58,3 +58,27 @@ def test_a_required_source_must_speak_before_anything_moves_and_go_on_speaking()
     assert button.verdict(2.0).state == State.ESTOP and not button.is_pressed(2.0)
     button.clear()
     assert button.verdict(2.0) is None
+
+
+def test_two_sources_count_as_pressed_until_one_is_left_and_says_that_it_is_not(button):
+    """One button said pressed, the other one not: the second once released the first."""
+    button.on_sources(2)
+    button.on_topic(True, 0.0)
+    button.on_topic(False, 0.1)
+    assert button.verdict(0.1).state == State.ESTOP and button.is_pressed(0.1)
+    button.on_service(False)
+    assert button.is_pressed(0.1)
+    button.on_sources(1)
+    assert button.is_pressed(0.2), "the one that left may have been the one that was pressed"
+    button.on_topic(False, 0.3)
+    assert not button.is_pressed(0.3) and button.verdict(0.3).state == State.ESTOP
+    button.clear()
+    assert button.verdict(0.3) is None
+
+
+def test_a_second_source_that_has_said_nothing_counts_as_pressed_too(button):
+    button.on_sources(1)
+    button.on_topic(False, 0.0)
+    assert button.verdict(0.0) is None
+    button.on_sources(2)
+    assert button.verdict(0.1).code == "ESTOP_SOURCES" and "more than one source" in button.verdict(0.1).sentence
