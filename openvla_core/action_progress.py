@@ -64,9 +64,9 @@ class ActionProgress:
         self.accepted_count += 1
         self.clipped_count += bool(accepted.reasons)
         self._recently_clipped.append(bool(accepted.reasons))
-        overdue_s = action_timeout_s(rate_hz)
+        overdue_s = (steps - 1) / rate_hz + action_timeout_s(rate_hz)
         too_old_s = self._max_age_s - max(image_age_s, 0.0)
-        self._expires_s = now_s + (steps - 1) / rate_hz + min(overdue_s, too_old_s)
+        self._expires_s = now_s + min(overdue_s, too_old_s)
         if overdue_s <= too_old_s:
             self.idle = hold("ACTION_STALE", f"no new action within {overdue_s:.2f} s of the last one.")
         else:

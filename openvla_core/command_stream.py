@@ -12,6 +12,8 @@ from openvla_core.supervisor_settings import SupervisorSettings
 from openvla_core.types import Action, Pose, SafeAction
 
 TRACKING_S = 0.3
+# A slow policy is held for a moment between any two actions; its votes about the gripper last that long.
+VOTES_LAST_S = 1.0
 
 
 class CommandStream:
@@ -31,6 +33,7 @@ class CommandStream:
         self._off_since_s = math.inf
         self.rebase_wanted = False
         self._restarted = False
+        self._followed_s = -math.inf
         self._chunks = 0
 
     @property
@@ -72,6 +75,10 @@ class CommandStream:
         """Leaves the gripper alone until an action asks for something."""
         self._gripper.reset()
 
+    def forget_votes(self) -> None:
+        """Lets no wish about the gripper from before count together with one to come."""
+        self._gripper.forget_votes()
+
     # Goals ----------------------------------------------------------------------------------------------------
 
     def reference(self) -> Pose:
@@ -102,6 +109,7 @@ class CommandStream:
     def follow(self, now_s: float, dt: float) -> SafeAction:
         """The next command towards the goals."""
         assert self._limiter is not None and self._adapter is not None
+        self._followed_s = now_s
         goal = self._adapter.target(now_s)
         self._limiter.follow(goal.pose, dt)
         if goal.gripper is not None:
@@ -112,11 +120,14 @@ class CommandStream:
         """The next command of a hold: brakes, then repeats one pose, then re-bases when that was asked for.
 
         Args:
-            measured: the newest measured pose, None when there is no fresh one; it arrived at measured_s.
+            measured: the newest measured pose, None when there is no fresh one; it was measured at measured_s,
+                by its stamp.
         """
         assert self._limiter is not None and self._adapter is not None
         if self.rebase_wanted and measured is not None and self._limiter.at_rest and measured_s > self._rest_since_s:
             self.begin(measured, now_s)
+        if now_s - self._followed_s > VOTES_LAST_S:
+            self.forget_votes()
         self._limiter.brake(dt)
         if self._limiter.at_rest:
             # What is left of an interrupted action is over: the next step starts here.

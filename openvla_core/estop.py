@@ -25,8 +25,8 @@ class EmergencyStop:
 
     Args:
         required: a source must repeat that it is not pressed; without one, or after timeout_s of silence, it counts as
-            pressed. Otherwise a source may speak once, and only its leaving the graph counts as pressed. There may be one
-        source: a second one could release what the first one pressed.
+            pressed. Otherwise a source may speak once, and only its leaving the graph counts as pressed. There may
+            be one source: a second one could release what the first one pressed.
     """
 
     def __init__(self, required: bool, timeout_s: float) -> None:

@@ -28,6 +28,10 @@ class GripperGate:
         self._votes = 0
         self._last_action: Hashable = None
 
+    def forget_votes(self) -> None:
+        """Keeps the command and forgets the wishes that have not become one: they belong to what was interrupted."""
+        self._wish, self._votes = None, 0
+
     def decide(self, opening: float, now_s: float, action: Hashable = None) -> float | None:
         """The command for a wished opening; anything that is not a clear wish keeps the last command.
 

@@ -25,7 +25,9 @@ class PoseWatch:
         self._invalid = 0
         self._other_frame = ""
         self._last_stamp_ns = 0
+        self._delay_s = 0.0  # of the newest pose, when that is too much
         self.last_s = -math.inf  # when the newest pose arrived
+        self.measured_s = -math.inf  # when it was measured, by its stamp
 
     @property
     def newest(self) -> Pose | None:
@@ -40,8 +42,11 @@ class PoseWatch:
         """Whether the robot has spoken recently."""
         return now_s - self.last_s <= self._settings.max_pose_age_s
 
-    def add(self, pose: Pose, stamp_ns: int, frame: str, now_s: float) -> Problem | None:
-        """Keeps a measured pose; one in another frame or not newer than the last does not count.
+    def add(self, pose: Pose, stamp_ns: int, frame: str, now_s: float, delay_s: float = 0.0) -> Problem | None:
+        """Keeps a measured pose; one in another frame, too late or not newer than the last does not count.
+
+        Args:
+            delay_s: ROS time of now minus its stamp, seconds.
 
         Returns:
             Why nothing may be moved by these poses any more: three invalid ones in a row, or a jump.
@@ -52,11 +57,14 @@ class PoseWatch:
         checked = rotations.checked_pose(pose.position, pose.quaternion)
         if checked is None:
             return self.invalid()
+        self._delay_s = delay_s if abs(delay_s) > self._settings.max_pose_delay_s else 0.0
+        if self._delay_s:
+            return None
         before, passed_s = self.newest, (stamp_ns - self._last_stamp_ns) * 1e-9
         if not self._buffer.add(stamp_ns, checked):
             return None
         self._invalid = 0
-        self._last_stamp_ns, self.last_s = stamp_ns, now_s
+        self._last_stamp_ns, self.last_s, self.measured_s = stamp_ns, now_s, now_s - max(delay_s, 0.0)
         if before is None or passed_s <= 0.0 or not self._jumped(before, checked, passed_s):
             return None
         # Nothing may be interpolated across the jump.
@@ -84,10 +92,21 @@ class PoseWatch:
     def forget(self) -> None:
         """Forgets every pose, as their stamps belong to a clock that has jumped."""
         self._buffer.clear()
-        self.last_s = -math.inf
+        self.last_s = self.measured_s = -math.inf
 
-    def silence(self) -> str:
-        """Says that the robot is silent, and what to check."""
+    def silence(self) -> Problem:
+        """Why there is no fresh pose, and what to check."""
+        if not self._delay_s:
+            return Problem("POSE_STALE", self._silence())
+        when = f"{abs(self._delay_s):.2f} s {'ago' if self._delay_s > 0 else 'ahead'}"
+        return Problem(
+            "POSE_OLD",
+            f"robot poses arrive with stamps {when} by the ROS clock of this node, more than "
+            f"{self._settings.max_pose_delay_s:g} s apart (max_pose_delay_s). Either the driver is late, or its clock "
+            "is another one: set use_sim_time the same for both, and synchronise the clocks of the machines.",
+        )
+
+    def _silence(self) -> str:
         wanted = self._settings.base_frame
         if self._other_frame and self.last_s == -math.inf:
             return f"robot poses arrive in frame {self._other_frame!r}, expected {wanted!r}; set base_frame."

@@ -6,7 +6,7 @@ is a smooth stop at the last goal, until its time-out makes it a stop where the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from openvla_core.rotations import interpolate
 from openvla_core.types import Pose
@@ -14,14 +14,10 @@ from openvla_core.types import Pose
 
 @dataclass(frozen=True)
 class Goal:
-    """What one action asks for: a pose in the base frame and a gripper opening in [0, 1], None to leave it alone.
-
-    action: numbers the actions taken, so that one action asked for many times can be told from many actions.
-    """
+    """What one action asks for: a pose in the base frame and a gripper opening in [0, 1], None to leave it alone."""
 
     pose: Pose
     gripper: float | None
-    action: int = 0
 
 
 class RateAdapter:
@@ -35,7 +31,6 @@ class RateAdapter:
     """
 
     def __init__(self, pose: Pose) -> None:
-        self._taken = 0
         self.reset(pose)
 
     def reset(self, pose: Pose) -> None:
@@ -58,8 +53,7 @@ class RateAdapter:
         """
         self._waypoints = [(now_s, Goal(start, None))]
         for index, goal in enumerate(goals):
-            self._taken += 1
-            self._waypoints.append((now_s + first_s + index * period_s, replace(goal, action=self._taken)))
+            self._waypoints.append((now_s + first_s + index * period_s, goal))
 
     def target(self, now_s: float) -> Goal:
         """The pose to aim at now and the gripper of the action in progress; the last goal once its time has passed."""
@@ -69,4 +63,4 @@ class RateAdapter:
         if len(self._waypoints) == 1:
             return start
         end_s, end = self._waypoints[1]
-        return Goal(interpolate(start.pose, end.pose, (now_s - start_s) / (end_s - start_s)), end.gripper, end.action)
+        return Goal(interpolate(start.pose, end.pose, (now_s - start_s) / (end_s - start_s)), end.gripper)

@@ -109,7 +109,10 @@ class Supervisor:
     def reset(self, now_s: float) -> tuple[bool, str]:
         """Makes the measured pose the commanded one and clears a fault; after an emergency stop, start must follow."""
         if self.estop.is_pressed(now_s):
-            return False, "The emergency stop is still pressed, or it has no source or several. Put that right, then reset."
+            return (
+                False,
+                "The emergency stop is still pressed, or has no source or several. Put that right, then reset.",
+            )
         if not self._stream.at_rest:
             return False, "The arm is still braking or following actions. Reset once it stands still; pause holds it."
         done, sentence = self._rebase(now_s)
@@ -129,7 +132,7 @@ class Supervisor:
             return False, "Commands are in motion. Call pause, and try again once they stand still."
         if follows:
             if self._stream.is_on and not self._poses.is_fresh(now_s):
-                return False, f"No fresh robot pose: {self._poses.silence()}"
+                return False, f"No fresh robot pose: {self._poses.silence().sentence}"
             # The arm has heard nothing of the poses that were commanded until now: a start begins where it is.
             self._stream.end()
             self._running = self._paused = False
@@ -141,7 +144,7 @@ class Supervisor:
 
     def _rebase(self, now_s: float) -> tuple[bool, str]:
         if not self._poses.is_fresh(now_s):
-            return False, f"No fresh robot pose: {self._poses.silence()}"
+            return False, f"No fresh robot pose: {self._poses.silence().sentence}"
         self._stream.forget_gripper()
         self._stream.rebase()
         self.progress.interrupt(WAITING)
@@ -168,7 +171,9 @@ class Supervisor:
     def on_pose(self, pose: Pose, stamp_ns: int, frame: str, now_s: float) -> None:
         """Keeps a measured pose; one in another frame or not newer than the last does not count, a jump is a fault."""
         was_silent = not self._poses.is_fresh(now_s)
-        self._on_pose_problem(self._poses.add(pose, stamp_ns, frame, now_s))
+        delay_s = now_s + self._clock_offset_s - stamp_ns * 1e-9
+        delay_s = 0.0 if math.isnan(delay_s) else delay_s  # the ROS clock was not read yet
+        self._on_pose_problem(self._poses.add(pose, stamp_ns, frame, now_s, delay_s))
         newest = self._poses.newest
         # It came back elsewhere: someone moved it. Holding the old pose would pull it back.
         if was_silent and self._stream.is_on and self._poses.is_fresh(now_s) and newest and self._stream.is_off(newest):
@@ -191,6 +196,7 @@ class Supervisor:
     def on_instruction(self, instruction: str) -> None:
         """Notes which instruction the policy follows, "" for none; an action of another one ends at once."""
         if self._intake.on_instruction(instruction):
+            self._stream.forget_votes()
             self.progress.interrupt(hold("NEW_TASK", "waiting for the first action of the new instruction."))
 
     def on_chunk(self, chunk: Chunk, ros_now_ns: int, now_s: float) -> None:
@@ -287,7 +293,8 @@ class Supervisor:
         if not self._running:
             return Verdict(STOPPED.state, self._backend.code, self._backend.sentence) if self._backend else STOPPED
         if not self._poses.is_fresh(now_s):
-            return hold("POSE_STALE", self._poses.silence())
+            missing = self._poses.silence()
+            return hold(missing.code, missing.sentence)
         if self._backend is not None:
             return hold(self._backend.code, self._backend.sentence)
         if self._publishers > 1:
@@ -318,10 +325,12 @@ class Supervisor:
         if verdict.state == State.ACTIVE:
             return Command(self._stream.follow(now_s, gap_s), self.progress.take_started())
         self.progress.interrupt()
+        if verdict.code != "ACTION_STALE":
+            self._stream.forget_votes()
         if verdict.state == State.STANDBY and self._stream.at_rest:
             self._stream.end()
             return None
-        return Command(self._stream.hold(now_s, gap_s, measured, self._poses.last_s), None)
+        return Command(self._stream.hold(now_s, gap_s, measured, self._poses.measured_s), None)
 
     def _check_tracking(self, measured: Pose | None, now_s: float) -> None:
         """Gives up a commanded pose that the arm does not reach: something is in its way, or someone moved it."""

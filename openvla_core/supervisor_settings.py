@@ -17,8 +17,12 @@ class SupervisorSettings(SafetySettings):
         minimum=0.05, maximum=1.0,
     )  # fmt: skip
     max_pose_age_s: float = setting(0.1, "Longest silence of the measured pose", unit="s", minimum=0.02, maximum=0.5)
+    max_pose_delay_s: float = setting(
+        0.5, "Longest time from the stamp of a measured pose to its arrival; stamps may be as far ahead", unit="s",
+        minimum=0.05, maximum=1.0,
+    )  # fmt: skip
     max_steps: int = setting(
-        1, "Actions of one chunk that are carried out before a newer image must come", minimum=1, maximum=16
+        1, "Actions of one chunk that are carried out, until its image is older than allowed", minimum=1, maximum=16
     )
     interpolation: float = setting(
         0.5, "Share of the action period over which the target glides to a new goal; 0 jumps", minimum=0.0, maximum=1.0

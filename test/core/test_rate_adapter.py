@@ -79,14 +79,6 @@ def test_position_and_rotation_arrive_together():
         assert rotation_between(IDENTITY, pose.quaternion)[1] == pytest.approx(0.8 * share)
 
 
-def test_every_action_has_its_own_number_whatever_chunk_it_came_in():
-    adapter = RateAdapter(at(0.0))
-    adapter.take(at(0.0), [Goal(at(1.0), 1.0), Goal(at(2.0), 1.0)], now_s=0.0, first_s=0.2, period_s=0.2)
-    numbers = [adapter.target(time).action for time in (0.1, 0.15, 0.3, 9.0)]
-    adapter.take(at(0.0), [Goal(at(1.0), 1.0)], now_s=10.0, first_s=0.0, period_s=0.2)
-    assert [*numbers, adapter.target(10.0).action] == [1, 1, 2, 2, 3]
-
-
 def test_a_clock_that_went_back_does_not_leave_the_way():
     adapter = RateAdapter(at(0.0))
     adapter.take(at(0.0), [Goal(at(1.0), 1.0)], now_s=10.0, first_s=0.2, period_s=0.2)

@@ -288,7 +288,7 @@ def test_a_card_for_another_tool_link_is_refused():
 def test_only_as_many_steps_of_a_chunk_are_carried_out_as_allowed():
     rows = np.array([FORWARD] * 4)
     for steps, distance in ((1, 0.03), (3, 0.09)):
-        bench = Bench(limits=dataclasses.replace(SETTINGS, max_steps=steps))
+        bench = Bench(limits=dataclasses.replace(SETTINGS, max_steps=steps, max_observation_age_s=1.0))
         bench.act(rows, age_s=0.0)
         bench.run(1.5)
         assert np.linalg.norm(bench.arm.position - HOME.position) == pytest.approx(distance, abs=1e-4)
