@@ -304,6 +304,23 @@ def test_a_reflex_of_the_robot_is_latched(world):
     bench.until_healthy(HOLD)
 
 
+@pytest.mark.parametrize("fault", ["", "silent"])
+def test_a_robot_state_that_was_asked_for_and_is_not_heard_is_a_problem(world, fault):
+    """A reflex could not be noticed: a wrong topic name must not pass for a healthy robot."""
+    robot = crisp(world)
+    state = "franka_robot_state_broadcaster/robot_state"
+    bench = Bench(world, "crisp", gripper="none", robot_state=state if fault else "misspelt")
+    bench.connect(HOLD, robot.received)
+    if fault:
+        bench.until_healthy(HOLD)
+        switch(robot, fault)
+    problem = bench.until_problem("ROBOT_STATE_STALE", HOLD)
+    assert (state if fault else "/misspelt") in problem.sentence and not problem.latched
+    if fault:
+        switch(robot, "")
+        bench.until_healthy(HOLD)
+
+
 # Packages that are not installed --------------------------------------------------------------------------------------
 
 
