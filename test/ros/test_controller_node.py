@@ -354,9 +354,9 @@ def begin_anew(bench) -> None:
 
 
 def test_an_emergency_stop_stays_latched_through_cleanup_and_configure(bench):
-    bench.press_estop(True)
+    assert bench.call("estop", topics.SetBool, data=True)[0]
     bench.until_code("ESTOP")
-    bench.press_estop(False)
+    assert bench.call("estop", topics.SetBool, data=False)[0]
     begin_anew(bench)
     assert bench.until_code("ESTOP").state == State.ESTOP
     assert bench.call("start")[0] is False
