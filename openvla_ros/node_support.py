@@ -46,6 +46,11 @@ class StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
+    def ignore(self) -> None:
+        """For the end of the process: Python puts the default handlers back while it ends, but leaves ignored ones."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
     def _on_signal(self, number: int, frame: object) -> None:
         # Not by setting SIG_IGN: Python reports two signals at once, the second one then as an error of its own.
         first, self.made = not self.made, True
@@ -96,6 +101,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
         if executor is not None:
             executor.shutdown()
         rclpy.try_shutdown()
+        stop.ignore()
     return exit_code
 
 
