@@ -126,7 +126,7 @@ def silence(events: int, kills: int) -> dict:
     cell = running.make_cell("robot")
     load = [os.getloadavg()[0]]
     heard, stamped, after_stop, blind, standstill, lost = [], [], [], [], [], []
-    silent = 0
+    silent = held_before = 0
     try:
         for event in track(range(events), description="stopping the policy"):
             cell.recover()
@@ -144,6 +144,9 @@ def silence(events: int, kills: int) -> dict:
             time.sleep(0.2)
             if not killed:
                 cell.processes.signal("policy", signal.SIGCONT)
+            if not was_active(cell.spy, wall_s):
+                held_before += 1  # its last action was late: the hold came first, and is only repeated once a second
+                continue
             heard.append(when_s - at_s)
             stamped.append(report.stamp_ns * 1e-9 - wall_s)
             track_s = [(s - wall_s, pose.position) for _, s, pose in list(cell.spy.commands) if s > wall_s - 0.03]
@@ -164,6 +167,7 @@ def silence(events: int, kills: int) -> dict:
             "travel_blind_mm": spread(blind),
             "over_bound": int(sum(value > 0.18 for value in stamped)),
             "not_noticed": len(lost),
+            "held_before_the_stop": held_before,
             "stream_stopped_too": silent,
             "slowest_ms": [round(value * 1e3) for value in sorted(stamped)[-8:]],
             "commands_checked": stream.commands,
@@ -174,6 +178,14 @@ def silence(events: int, kills: int) -> dict:
         }
     finally:
         cell.close()
+
+
+def was_active(spy, wall_s: float) -> bool:
+    """Whether the controller was carrying out an action at a moment, by the stamps of its reports."""
+    from openvla_ros.topics import State
+
+    before = [report for _, report in list(spy.reports) if report.stamp_ns * 1e-9 <= wall_s]
+    return bool(before) and before[-1].state == State.ACTIVE
 
 
 if __name__ == "__main__":
