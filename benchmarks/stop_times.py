@@ -140,7 +140,7 @@ def silence(events: int, kills: int) -> dict:
             except Timeout:
                 lost.append(event)
                 continue
-            assert report.state == State.HOLD
+            assert report.state == State.HOLD, report
             time.sleep(0.2)
             if not killed:
                 cell.processes.signal("policy", signal.SIGCONT)

@@ -18,7 +18,7 @@ from openvla_core.types import Pose
 
 PROFILE_NAME = os.environ.get("OPENVLA_HYPOTHESIS", "ci")
 # Scripts to carry out, and how many commands they must come to; "few" is for benchmarks/mutation.py.
-SCRIPTS, ENOUGH = {"nightly": (9000, 1_000_000), "few": (40, 1_000)}.get(PROFILE_NAME, (420, 50_000))
+SCRIPTS, ENOUGH = {"nightly": (9000, 1_000_000), "few": (40, 1_000)}.get(PROFILE_NAME, (600, 50_000))
 FEW = PROFILE_NAME == "few"
 COUNT = {"commands": 0, "scripts": 0}
 
