@@ -209,6 +209,7 @@ def _largest(attempt: Callable[[float], tuple[float, Motion]], base: Motion, bas
         excess, found = attempt(share)
         if excess > 0.0:
             high, high_excess = share, excess
+            low_excess /= 2.0  # or it would creep up from below where the excess bends
             continue
         best, low, low_excess = found, share, excess
         if excess > -3e-3:
@@ -220,10 +221,10 @@ def _steered(motion: Motion, way: Vector, far: float, limits: Limits, dt: float)
     """Position, velocity and acceleration after a tick of turning the velocity towards the goal, with all jerk allowed.
 
     way: direction (unit) and far: distance of the goal. The speed v aimed at leaves room to stop: it solves
-    v (dt + a / 2j) + v^2 / 2a = far.
+    v dt + v^2 / 2a = far. That it forgets the jerk costs nothing: the plans that are compared do not.
     """
     top, jerk, a = limits.acceleration, limits.jerk, motion.acceleration
-    lost = top * (dt + top / (2.0 * jerk))
+    lost = top * dt
     speed = min(limits.speed, 2.0 * top * far / (math.sqrt(lost * lost + 2.0 * top * far) + lost))
     # The velocity there would be if the acceleration were taken back now.
     coming = plus(motion.velocity, a, math.hypot(*a) / (2.0 * jerk))

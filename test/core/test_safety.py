@@ -257,6 +257,120 @@ def test_a_harder_stop_that_would_not_fit_is_not_taken():
     assert limiter._turn.pieces != turn.pieces or limiter._turn is turn
 
 
+def way_along(axis, *places):
+    """A motion with these corners along an axis, in the middle of the box along the others."""
+    corners = []
+    for place in places:
+        corner = (LOW + HIGH) / 2
+        corner[axis] = place
+        corners.append(tuple(corner))
+    return stopping.Motion(corners[0], (0.0,) * 3, (0.0,) * 3, (), corners[-1], tuple(corners), 0.0)
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize(
+    ("start", "places", "stays"),
+    [
+        # from inside: anywhere inside, up to rounding
+        (0.05, [0.05, 0.0, 0.02], True),
+        (0.05, [0.05, -5e-13, 0.02], True),
+        (0.05, [0.05, -2e-12, 0.02], False),
+        (0.05, [0.05, 0.1, -0.01], False),
+        # from the wall itself: as from inside
+        (0.0, [0.0, 0.03, 0.01], True),
+        # from outside: inwards only, and not out on the other side
+        (-0.1, [-0.1, -0.05, 0.1], True),
+        (-0.1, [-0.1, -0.1 - 5e-13, 0.1], True),
+        (-0.1, [-0.1, -0.1 - 2e-12, 0.1], False),
+        (-0.1, [-0.1, 0.1, 0.05], False),
+        (-0.1, [-0.11, -0.05, 0.1], False),
+        (-0.1, [-0.1, 0.1, 2.0], False),
+    ],
+)
+def test_which_ways_stay_in_the_box(axis, mirrored, start, places, stays):
+    """Places count from a wall, positive inwards, metres."""
+    wall, inwards = (HIGH[axis], -1.0) if mirrored else (LOW[axis], 1.0)
+    motion = way_along(axis, *(wall + inwards * place for place in places))
+    begin = way_along(axis, wall + inwards * start).position
+    assert SafetyLimiter(LIMITS, at())._stays_in_box(motion, begin) is stays
+
+
+def test_a_reset_begins_at_the_pose_it_is_given():
+    limiter = SafetyLimiter(LIMITS, at())
+    limiter.follow(at(x=0.7), TICK)
+    measured = Pose(np.array([0.4, 0.1, 0.2]), rotations.from_rotation_vector(np.array([0.1, 0.2, 0.3])))
+    limiter.reset(measured)
+    assert limiter.at_rest
+    for pose in (limiter.pose, limiter.brake(TICK)):
+        assert np.array_equal(pose.position, measured.position)
+        assert np.allclose(pose.quaternion, measured.quaternion, atol=1e-15)
+
+
+def test_the_start_ramp_begins_at_a_fifth_of_the_speed_and_ends_at_all_of_it():
+    profile = dataclasses.replace(LIMITS, start_ramp_s=5.0, max_jerk=500.0, max_acceleration=4.0)
+    limiter = SafetyLimiter(profile, at(x=0.26))
+    speeds = []
+    for _ in range(100):
+        limiter.follow(at(x=0.74), 0.02)
+        speeds.append(float(np.linalg.norm(limiter.velocity)) / profile.max_speed)
+    for seconds in (0.3, 0.6, 1.0, 1.6):
+        share = 0.2 + 0.8 * seconds / 5.0
+        assert speeds[round(seconds / 0.02) - 1] == pytest.approx(share, rel=0.03)
+
+
+def test_standing_still_is_not_counted_as_ramp():
+    limiter = SafetyLimiter(dataclasses.replace(LIMITS, start_ramp_s=0.5), at(x=0.3))
+    for _ in range(100):
+        limiter.brake(TICK)
+    limiter.brake(TICK)
+    for _ in range(8):
+        limiter.follow(at(x=0.7), TICK)
+    assert np.linalg.norm(limiter.velocity) <= (0.2 + 0.8 * 8 * TICK / 0.5) * LIMITS.max_speed + 1e-9
+
+
+@pytest.mark.parametrize(("limits", "seconds", "radians"), [(SafetySettings(), 0.135, 0.0675), (LIMITS, 0.14, 0.105)])
+def test_turning_stops_with_the_stop_limits(limits, seconds, radians):
+    limiter = SafetyLimiter(dataclasses.replace(limits, start_ramp_s=0.0), at())
+    goal = Pose(at().position, rotations.from_rotation_vector(np.array([0.0, 0.0, 3.0])))
+    for _ in range(40):
+        start = limiter.follow(goal, TICK)
+    assert np.linalg.norm(limiter.angular_velocity) == pytest.approx(limits.max_angular_speed, rel=0.01)
+    elapsed = 0.0
+    while not limiter.at_rest:
+        end = limiter.brake(0.001)
+        elapsed += 0.001
+    assert elapsed == pytest.approx(seconds, abs=0.004)
+    turned = np.linalg.norm(rotations.rotation_between(start.quaternion, end.quaternion))
+    assert turned == pytest.approx(radians, abs=0.003)
+
+
+def test_a_stop_in_the_last_moment_of_a_late_tick_uses_the_time_beyond_the_longest_tick():
+    """50 ms are followed, the rest is spent on the plan to standstill."""
+    on_time, late = (SafetyLimiter(LIMITS, at(x=0.3)) for _ in "ab")
+    for _ in range(15):
+        on_time.follow(at(x=0.7), TICK), late.follow(at(x=0.7), TICK)
+    on_time.follow(at(x=0.7), 0.05)
+    late.follow(at(x=0.7), 0.05 + 0.02)
+    plan = stopping.advance(on_time._move, 0.02)
+    assert late.pose.position[0] == pytest.approx(plan.position[0], abs=1e-12)
+    assert late.velocity[0] < on_time.velocity[0]
+
+
+@pytest.mark.parametrize("factor", [1.0001, 1.5, 3.0])
+def test_a_step_is_shortened_to_the_longest_one(factor):
+    for size, turn in ((factor, 0.1), (0.1, factor)):
+        translation, rotation, reasons = limit_step(
+            np.array([size * LIMITS.max_translation, 0.0, 0.0]),
+            np.array([0.0, turn * LIMITS.max_rotation, 0.0]),
+            LIMITS,
+        )
+        longest = max(translation[0] / LIMITS.max_translation, rotation[1] / LIMITS.max_rotation)
+        assert longest == pytest.approx(1.0, rel=1e-12) and len(reasons) == 1
+    both = limit_step(np.array([0.12, 0.0, 0.0]), np.array([0.0, 0.3, 0.0]), LIMITS)
+    assert both[0][0] <= LIMITS.max_translation and both[1][1] <= LIMITS.max_rotation and len(both[2]) == 2
+
+
 def test_an_acceleration_without_speed_is_taken_back_on_the_way_to_rest():
     motion = stopping.plan_stop((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.5, 0.0, 0.0), stopping.Limits(1.0, 1.0, 50.0))
     end = stopping.advance(motion, 10.0)

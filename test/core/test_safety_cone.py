@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openvla_core import rotations
+from openvla_core import orientation_cone, rotations
 from openvla_core.orientation_cone import OrientationCone
 from openvla_core.safety import SafetyLimiter, SafetySettings
+from openvla_core.stopping import Limits, Motion, advance, plan_stop
 from openvla_core.types import Action, Pose
 
 PLACE = np.array([0.5, 0.0, 0.3])
@@ -141,3 +142,107 @@ def test_a_goal_further_outside_the_cone_than_the_arm_moves_nothing():
     limiter = SafetyLimiter(LIMITS, Pose(PLACE, tilted(1.2, 0.0, 0.0)))
     for quaternion in follow(limiter, tilted(1.3, 0.1, 0.0), 50):
         assert np.linalg.norm(rotations.rotation_between(quaternion, tilted(1.2, 0.0, 0.0))) < 1e-9
+
+
+def motion(*corners):
+    """A motion that only has a way: from its first corner to its last."""
+    corners = tuple((*corner, 0.0) for corner in corners)
+    return Motion(corners[0], (0.0,) * 3, (0.0,) * 3, (), corners[-1], corners, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("corners", "bend"),
+    [
+        ([(0.0, 0.0), (0.1, 0.0), (0.2, 0.0)], 0.0),
+        ([(0.0, 0.0), (0.1, 0.05), (0.2, 0.0)], 0.05 + 2 * math.hypot(0.1, 0.05) * 0.1),
+        ([(0.0, 0.0), (0.3, 0.0), (0.2, 0.0)], 0.1 + 0.4 * 0.2),
+        ([(0.0, 0.0), (-0.1, 0.0), (0.2, 0.0)], 0.1 + 0.4 * 0.2),
+        ([(0.0, 0.0), (0.1, 0.0), (0.0, 0.0)], 0.1 + 0.2 * 0.2),
+        ([(0.5, 0.5), (0.5, 0.6), (0.5, 0.7)], 0.0),
+        ([(0.5, 0.5), (0.6, 0.6), (0.5, 0.7)], 0.1 + 2 * math.hypot(0.1, 0.1) * 0.2),
+    ],
+)
+def test_the_bend_of_a_way(corners, bend):
+    assert orientation_cone._bend(motion(*corners)) == pytest.approx(bend, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("corners", "forward"),
+    [
+        ([(0.0, 0.0), (0.1, 0.0), (0.2, 0.0)], True),
+        ([(0.0, 0.0), (0.1, 0.3), (0.2, 0.0)], True),
+        ([(0.0, 0.0), (0.3, 0.0), (0.2, 0.0)], False),
+        ([(0.0, 0.0), (-0.1, 0.0), (0.2, 0.0)], False),
+        ([(0.0, 0.0), (0.1, 0.0), (0.05, 0.0), (0.2, 0.0)], False),
+        ([(0.0, 0.0)], True),
+    ],
+)
+def test_a_way_goes_forward_or_not(corners, forward):
+    way = motion(*corners)
+    assert orientation_cone._goes_forward(way, tuple(np.subtract(way.end, way.position))) is forward
+
+
+speeds = st.lists(st.floats(-1.0, 1.0), min_size=3, max_size=3).map(np.array)
+
+
+@settings(max_examples=80, deadline=None)
+@given(turns, speeds, speeds, st.integers(0, 2**32 - 1))
+def test_however_a_plan_is_sampled_it_stays_within_what_was_checked(turn, velocity, acceleration, seed):
+    """Whatever is held when the plan is made is held at every tick, also when the axis of rotation wanders."""
+    limits = Limits(1.0, 2.0, 40.0)
+    plan = plan_stop((0.0, 0.0, 0.0), tuple(velocity), tuple(acceleration), limits)
+    cone = OrientationCone((0.0, 0.0, 1.0), (0.0, 0.0, -1.0), 1.0)
+    start = quaternion = rotations.from_rotation_vector(turn)
+    axis = tuple(rotations.rotate(start, np.array([0.0, 0.0, 1.0])).tolist())
+    most = cone._largest_tilt(axis, plan.end) + orientation_cone._bend(plan)
+    rng, left = np.random.default_rng(seed), plan
+    while left.pieces:
+        before = np.array(left.position)
+        left = advance(left, float(rng.choice([0.002, 0.02, 0.2])))
+        quaternion = rotations.multiply(rotations.from_rotation_vector(np.array(left.position) - before), quaternion)
+        assert cone.tilt(quaternion) <= most + 1e-9
+
+
+@settings(max_examples=30, deadline=None)
+@given(turns, turns)
+def test_the_largest_tilt_of_a_turn_about_one_axis(start, turn):
+    cone = OrientationCone((0.0, 0.0, 1.0), (0.0, 0.0, -1.0), 1.0)
+    axis = rotations.rotate(rotations.from_rotation_vector(start), np.array([0.0, 0.0, 1.0]))
+    sampled = [
+        tilt(rotations.multiply(rotations.from_rotation_vector(share * turn), rotations.from_rotation_vector(start)))
+        for share in np.linspace(0.0, 1.0, 300)
+    ]
+    found = cone._largest_tilt(tuple(axis.tolist()), tuple(turn.tolist()))
+    between_two_samples = float(np.linalg.norm(turn)) / 299 / 2
+    assert max(sampled) - 1e-7 <= found <= max(sampled) + between_two_samples + 1e-7
+
+
+def test_only_what_stays_inside_is_held():
+    cone = OrientationCone((0.0, 0.0, 1.0), (0.0, 0.0, -1.0), 0.3)
+    inwards, outwards = motion((0.0, 0.0), (0.1, 0.0)), motion((0.0, 0.0), (-0.1, 0.0))
+    edge, outside = tilted(-0.3, 0.0, 0.0), tilted(-0.6, 0.0, 0.0)
+    assert cone.holds(DOWN, inwards) and cone.holds(DOWN, outwards)
+    assert cone.holds(edge, inwards) and not cone.holds(edge, outwards)
+    assert cone.holds(outside, inwards) and not cone.holds(outside, outwards)
+    assert not cone.holds(outside, motion((0.0, 0.0), (0.2, 0.0), (0.1, 0.0)))
+    assert not cone.holds(tilted(-0.2, 0.0, 0.0), motion((0.0, 0.0), (0.1, 0.12), (0.2, 0.0)))
+    # The motion begins after this tick: an orientation on the way counts, not only the end.
+    assert not cone.holds(DOWN, motion((0.4, 0.0), (0.2, 0.0)))
+    assert not cone.holds(outside, motion((-0.1, 0.0), (0.1, 0.0)))
+
+
+def test_from_outside_it_does_not_turn_about_itself_before_it_is_inside():
+    """The shortest way to this goal would first tilt further, and so could never begin."""
+    start, goal = tilted(0.5, 0.0, 0.0), tilted(0.0, 0.0, 3.0)
+    limiter = SafetyLimiter(LIMITS, Pose(PLACE, start))
+    first = rotations.rotation_between(start, follow(limiter, goal, 8)[-1])
+    assert first[0] < -0.01 and abs(first[1]) < 1e-9 and abs(first[2]) < 1e-9
+    assert np.linalg.norm(rotations.rotation_between(follow(limiter, goal, 500)[-1], goal)) < 1e-6
+
+
+@pytest.mark.parametrize("axis", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (-0.6, 0.0, 0.8)])
+def test_straight_away_from_the_cone_there_is_a_way_back(axis):
+    cone = OrientationCone(axis, tuple(-x for x in axis), 0.3)
+    clamped = cone.clamp(rotations.IDENTITY)
+    assert cone.tilt(clamped) == pytest.approx(0.3, abs=1e-9)
+    assert np.linalg.norm(rotations.rotation_between(rotations.IDENTITY, clamped)) == pytest.approx(math.pi - 0.3)

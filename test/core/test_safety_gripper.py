@@ -86,3 +86,17 @@ def test_the_threshold_of_the_card_is_the_middle(threshold, opens, closes):
     assert gate.decide(closes + 0.02, 0.0) is None
     assert gate.decide(opens, 1.0) == 1.0
     assert gate.decide(closes, 2.0) == 0.0
+
+
+def test_votes_that_are_forgotten_do_not_count_and_the_command_stays():
+    gate = GripperGate(SafetySettings())
+    wishes = [gate.decide(1.0, 0.0, 1), gate.decide(1.0, 0.1, 2), gate.decide(0.0, 1.0, 3)]
+    gate.forget_votes()
+    assert [*wishes, gate.command, gate.decide(0.0, 1.1, 4), gate.decide(0.0, 1.2, 5)] == [
+        None,
+        1.0,
+        1.0,
+        1.0,
+        1.0,
+        0.0,
+    ]
