@@ -36,6 +36,8 @@ FILES = tuple(
     for name in ("safety", "safety_settings", "stopping", "orientation_cone", "gripper_gate", "vectors")
 )
 TESTS = tuple(f"test/core/test_safety{name}.py" for name in ("_settings", "_gripper", "_stopping", "", "_cone"))
+# The tests that look at a file most closely come first.
+CLOSEST = {"safety": "", "safety_settings": "_settings", "orientation_cone": "_cone", "gripper_gate": "_gripper"}
 THOROUGH = ("test/core/test_safety_invariants.py",)
 EXPLAINED = Path(__file__).with_name("mutation_survivors.json")
 
@@ -204,6 +206,7 @@ def _become_pytest(folder: Path, tests: tuple[str, ...]) -> None:
         sys.path.insert(0, str(folder))
         sys.dont_write_bytecode = True
         os.environ["OPENVLA_HYPOTHESIS"] = "few"
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # loading them takes longer than most mutants live
         code = int(pytest.main(["-q", "-x", "--tb=no", "-p", "no:cacheprovider", *tests]))
     finally:
         os._exit(code)
@@ -230,7 +233,8 @@ def judge(mutant: Mutant, folder: Path, timeout_s: float) -> str:
     original = path.read_text(encoding="utf-8")
     path.write_text(mutant.source, encoding="utf-8")
     try:
-        verdict = run_tests(folder, TESTS, timeout_s)
+        first = f"test/core/test_safety{CLOSEST.get(path.stem, '_stopping')}.py"
+        verdict = run_tests(folder, (first, *(test for test in TESTS if test != first)), timeout_s)
         if verdict == "passed":
             verdict = run_tests(folder, THOROUGH, 4 * timeout_s)
         return verdict

@@ -357,6 +357,16 @@ def test_a_stop_in_the_last_moment_of_a_late_tick_uses_the_time_beyond_the_longe
     assert late.velocity[0] < on_time.velocity[0]
 
 
+def test_fifty_milliseconds_are_not_late():
+    limiter = SafetyLimiter(SafetySettings(start_ramp_s=0.0), at(x=0.3))
+    for _ in range(40):
+        before = limiter.follow(at(x=0.7), TICK)
+    speed = np.linalg.norm(limiter.velocity)
+    assert limiter.follow(at(x=0.7), 0.05).position[0] - before.position[0] >= 0.999 * speed * 0.05
+    assert limiter.follow(at(x=0.7), 0.06).position[0] < limiter.pose.position[0] + 0.06 * speed
+    assert np.linalg.norm(limiter.velocity) < 0.999 * speed
+
+
 @pytest.mark.parametrize("factor", [1.0001, 1.5, 3.0])
 def test_a_step_is_shortened_to_the_longest_one(factor):
     for size, turn in ((factor, 0.1), (0.1, factor)):
