@@ -129,11 +129,18 @@ def _check_state(state: Mapping[str, Tensor], config: OpenVLAConfig) -> None:
 
 
 def _replace(target: Path, draft: Path) -> None:
-    """Puts the draft where the target is; an interrupted run leaves either the old or the new directory."""
+    """Puts the draft where the target is; what fails or is interrupted leaves either the old or the new directory.
+
+    A process killed between two renames leaves both beside it, under names that begin with a dot.
+    """
     if target.exists():
         old = draft.with_name(draft.name + ".old")
         os.rename(target, old)
-        os.rename(draft, target)
+        try:
+            os.rename(draft, target)
+        except BaseException:
+            os.rename(old, target)
+            raise
         shutil.rmtree(old)
     else:
         os.rename(draft, target)

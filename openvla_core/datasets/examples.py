@@ -111,7 +111,7 @@ def training_preparation(
 ) -> ImagePreparation:
     """What is done to frames before augmentation, given what is done to them when the policy is served.
 
-    Raises ConfigError when one of random crop and centre crop is there without the other, or their areas differ.
+    Raises ConfigError when there is an augmentation whose crop is not that of the centre crop in serving.
     """
     random_area = 1.0 if augmentation is None else augmentation.crop_area
     center_area = 1.0 if serving.center_crop_area is None else serving.center_crop_area

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openvla_core import load_policy
+from openvla_core import checkpoint_saving, load_policy
 from openvla_core.checkpoint import load_checkpoint, load_model, save_checkpoint
 from openvla_core.errors import CheckpointError
 from openvla_core.model import OpenVLA, OpenVLAConfig
@@ -485,3 +485,23 @@ def test_a_state_dict_that_could_not_be_loaded_is_not_saved(word_checkpoint, tmp
 def test_every_file_of_a_checkpoint_is_as_readable_as_the_next(word_checkpoint):
     """The weights were once private to their writer: another user on the robot could not load the checkpoint."""
     assert len({path.stat().st_mode & 0o777 for path in word_checkpoint.iterdir()}) == 1
+
+
+def test_an_overwrite_that_is_interrupted_leaves_the_old_checkpoint(word_checkpoint, tmp_path, monkeypatch):
+    directory = tmp_path / "mine"
+    resave(word_checkpoint, directory)
+    before = sorted(path.name for path in directory.iterdir())
+    rename = checkpoint_saving.os.rename
+    calls = []
+
+    def interrupted(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(checkpoint_saving.os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        resave(word_checkpoint, directory, overwrite=True)
+    assert sorted(path.name for path in directory.iterdir()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
