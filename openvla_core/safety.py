@@ -65,6 +65,7 @@ class SafetyLimiter:
             raise ConfigError(
                 f"the stream cannot start at {pose}: give a finite position (3,) and a unit quaternion (4,)."
             )
+        self.pose: Pose = first
         self.reset(first)
 
     def reset(self, pose: Pose) -> None:
