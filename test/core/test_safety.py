@@ -361,10 +361,11 @@ def test_fifty_milliseconds_are_not_late():
     limiter = SafetyLimiter(SafetySettings(start_ramp_s=0.0), at(x=0.3))
     for _ in range(40):
         before = limiter.follow(at(x=0.7), TICK)
-    speed = np.linalg.norm(limiter.velocity)
-    assert limiter.follow(at(x=0.7), 0.05).position[0] - before.position[0] >= 0.99 * speed * 0.05
-    assert limiter.follow(at(x=0.7), 0.06).position[0] < limiter.pose.position[0] + 0.06 * speed
-    assert np.linalg.norm(limiter.velocity) < 0.999 * speed
+    on_time = limiter.follow(at(x=0.7), 0.05)
+    assert np.linalg.norm(on_time.position - before.position) >= 0.99 * 0.05 * np.linalg.norm(limiter.velocity)
+    assert np.linalg.norm(limiter.velocity) > 0.24
+    limiter.follow(at(x=0.7), 0.1)
+    assert np.linalg.norm(limiter.velocity) < 0.22
 
 
 @pytest.mark.parametrize("factor", [1.0001, 1.5, 3.0])
