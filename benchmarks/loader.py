@@ -35,9 +35,9 @@ from torch.utils.data import DataLoader, Dataset
 from openvla_core.action_statistics import statistics_of
 from openvla_core.datasets.episode import PRIMARY, EncodedFrames, Episode
 from openvla_core.datasets.examples import ExampleBuilder
-from openvla_core.datasets.loader import StreamingLoader, padding_collate
-from openvla_core.datasets.shard_writer import write_shards
-from openvla_core.datasets.shards import ShardSource
+from openvla_core.datasets.streaming.loader import StreamingLoader, padding_collate
+from openvla_core.datasets.streaming.shard_writer import write_shards
+from openvla_core.datasets.streaming.shards import ShardSource
 from openvla_core.image_preparation import ImagePreparation
 from openvla_core.image_processor import ImageProcessor, preprocessor_config
 from openvla_core.model import OpenVLAConfig

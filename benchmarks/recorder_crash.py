@@ -163,8 +163,8 @@ class Killer:
 
     def look(self, phase: int, begun_ns: int, newest_ns: int) -> None:
         """Repairs, and compares the folder with what the recorder had confirmed."""
-        from openvla_core.datasets.bag_repair import repair
-        from openvla_core.datasets.bag_store import EpisodeStore
+        from openvla_core.datasets.bags.repair import repair
+        from openvla_core.datasets.bags.store import EpisodeStore
 
         store = EpisodeStore(self.root)
         confirmed = (self.root / "confirmed.txt").read_text().split() if (self.root / "confirmed.txt").exists() else []
@@ -273,8 +273,8 @@ def digest_of(folder: Path) -> str:
 
 def fill_disk(root: Path) -> dict:
     """Records until the disk is full, in the present mount namespace; what became of the episodes."""
-    from openvla_core.datasets.bag_repair import repair
-    from openvla_core.datasets.bag_store import EpisodeStore
+    from openvla_core.datasets.bags.repair import repair
+    from openvla_core.datasets.bags.store import EpisodeStore
 
     killer = Killer(root / "episodes", 0)
     process = killer.start(0)

@@ -14,8 +14,8 @@ from typing import TextIO
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
-from openvla_core.datasets import bag_repair
-from openvla_core.datasets.bag_store import OUTCOMES, label
+from openvla_core.datasets.bags import repair as bag_repair
+from openvla_core.datasets.bags.store import OUTCOMES, label
 from openvla_core.errors import OpenVLAError
 from openvla_core.evaluation.episodes import SCENES_PER_SEED, PlannedEpisode, plan_episodes
 from openvla_core.sim.tasks import TASK_KINDS

@@ -9,9 +9,9 @@ from typing import Any
 from rclpy.node import Node
 
 from openvla_core.conventions import load_convention
-from openvla_core.datasets.bag_store import GIGABYTE, EpisodeStore
-from openvla_core.datasets.bag_thread import EpisodeThread
-from openvla_core.datasets.message_types import MessageTypes
+from openvla_core.datasets.bags.message_types import MessageTypes
+from openvla_core.datasets.bags.store import GIGABYTE, EpisodeStore
+from openvla_core.datasets.bags.thread import EpisodeThread
 from openvla_core.errors import ConventionError, DatasetError, OpenVLAError
 from openvla_ros import conversions, topics
 from openvla_ros.episode_facts import audit, longest, package_version, slow_topics

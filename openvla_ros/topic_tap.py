@@ -8,8 +8,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
 
-from openvla_core.datasets.bag_metadata import TopicFacts, qos_profile
-from openvla_core.datasets.message_types import MessageTypes
+from openvla_core.datasets.bags.message_types import MessageTypes
+from openvla_core.datasets.bags.metadata import TopicFacts, qos_profile
 from openvla_core.errors import DatasetError, ImageError
 from openvla_ros import conversions, topics
 from openvla_ros.recorder_settings import WantedTopic

@@ -61,7 +61,7 @@ def shard(argv: Sequence[str]) -> str:
     parser.add_argument("out", type=Path, help="folder to write; it must not exist")
     parser.add_argument("--future", type=int, default=0, help="following actions stored with each step (default 0)")
     options = parser.parse_args(argv)
-    from openvla_core.datasets.shard_writer import write_shards
+    from openvla_core.datasets.streaming.shard_writer import write_shards
 
     write_shards(_source(options), options.out, _name(options), future=options.future)
     return f"written to {options.out}"

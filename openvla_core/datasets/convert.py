@@ -27,7 +27,7 @@ def open_source(
     """Opens a data set of any format this release reads.
 
     kind: one of SOURCES. split: for RLDS. cameras: camera name -> key in the data set, for all but bags. bag_settings:
-    a YAML file with the fields of openvla_core.datasets.bag_reader.ReadingSettings.
+    a YAML file with the fields of openvla_core.datasets.bags.reader.ReadingSettings.
     Raises DatasetError when there is nothing to read or the kind is another.
     """
     path = Path(path)
@@ -35,11 +35,11 @@ def open_source(
         raise DatasetError(f"{path} does not exist; give a folder or a file with demonstrations.")
     kind = detect(path) if kind == "auto" else kind
     if kind == "lerobot":
-        from openvla_core.datasets.lerobot import open_lerobot
+        from openvla_core.datasets.lerobot.v30 import open_lerobot
 
         return open_lerobot(path, cameras)
     if kind == "rlds":
-        from openvla_core.datasets.rlds import RldsSource
+        from openvla_core.datasets.rlds.reader import RldsSource
 
         return RldsSource(path, split, cameras)
     if kind == "hdf5":
@@ -47,7 +47,7 @@ def open_source(
 
         return Hdf5Source(path, cameras=cameras)
     if kind == "bags":
-        from openvla_core.datasets.bag_reader import BagSource, load_settings
+        from openvla_core.datasets.bags.reader import BagSource, load_settings
 
         return BagSource(path, load_settings(bag_settings) if bag_settings else None)
     raise DatasetError(f"the format {kind!r} is unknown; choose one of {', '.join(SOURCES)}.")
@@ -139,14 +139,14 @@ def build_parser(parser: argparse.ArgumentParser | None = None) -> argparse.Argu
 
 def _write(episodes: Iterable[Episode], folder: Path, name: str, to: str, video: bool, robot: str | None) -> int:
     if to == "rlds":
-        from openvla_core.datasets.rlds_writer import write_rlds
+        from openvla_core.datasets.rlds.writer import write_rlds
 
         return write_rlds(episodes, folder, name)
     if to == "lerobot":
-        from openvla_core.datasets.lerobot import write_lerobot
+        from openvla_core.datasets.lerobot.v30 import write_lerobot
 
         return write_lerobot(episodes, folder, video, robot)
-    from openvla_core.datasets.lerobot_v21 import write_lerobot_v21
+    from openvla_core.datasets.lerobot.v21 import write_lerobot_v21
 
     return write_lerobot_v21(episodes, folder, video, robot)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from openvla_core.action_statistics import ActionStatistics
 from openvla_core.action_tokenizer import ActionTokenizer
-from openvla_core.datasets.sources import Step
+from openvla_core.datasets.streaming.sources import Step
 from openvla_core.errors import ConfigError, DatasetError, OpenVLAError
 from openvla_core.image_preparation import ImagePreparation
 from openvla_core.image_processor import ImageProcessor

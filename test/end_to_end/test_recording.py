@@ -10,8 +10,8 @@ import pytest
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from openvla_core.datasets.bag_metadata import read_metadata
-from openvla_core.datasets.bag_store import EpisodeStore
+from openvla_core.datasets.bags.metadata import read_metadata
+from openvla_core.datasets.bags.store import EpisodeStore
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHIN_S = 300

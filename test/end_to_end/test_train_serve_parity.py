@@ -75,10 +75,10 @@ def training_inputs(bag: Path, checkpoint: Path, preprocessing: str) -> dict[int
     """Stamp of the frame -> the example a training batch is made of."""
     from openvla_core import load_policy
     from openvla_core.action_statistics import statistics_of
-    from openvla_core.datasets.bag_reader import BagSource
+    from openvla_core.datasets.bags.reader import BagSource
     from openvla_core.datasets.examples import ExampleBuilder
-    from openvla_core.datasets.sources import EpisodeSteps
     from openvla_core.datasets.statistics import dataset_statistics
+    from openvla_core.datasets.streaming.sources import EpisodeSteps
 
     source = BagSource(bag.parent)
     policy = load_policy(checkpoint, image_preparation=preprocessing)
@@ -168,8 +168,8 @@ class Live:
 
 def messages(bag: Path, topic: str) -> dict[int, bytes]:
     """Stamp -> message as it lies in the bag."""
-    from openvla_core.datasets.bag_messages import header_stamp_ns
-    from openvla_core.datasets.recording import open_bag
+    from openvla_core.datasets.bags.messages import header_stamp_ns
+    from openvla_core.datasets.bags.recording import open_bag
 
     with closing(open_bag(bag)) as reader:
         wanted = [connection for connection in reader.connections if connection.topic == topic]

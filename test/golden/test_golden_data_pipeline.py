@@ -13,9 +13,9 @@ import pytest
 from openvla_core.action_statistics import compute_statistics
 from openvla_core.datasets import gripper
 from openvla_core.datasets.chunking import chunk_actions, relative_mask, window_indices
-from openvla_core.datasets.mixture import mixture_of
 from openvla_core.datasets.normalize import KINDS, normalize_actions
-from openvla_core.datasets.standardize import standardize
+from openvla_core.datasets.oxe.mixture import mixture_of
+from openvla_core.datasets.oxe.standardize import standardize
 from openvla_core.image_preparation import lanczos_resize
 from openvla_core.images import decode_compressed
 

@@ -11,9 +11,10 @@ from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.rosbag2 import Reader
 
 from openvla_core.config import check_setting
-from openvla_core.datasets import bag_store, bag_writer
-from openvla_core.datasets.bag_metadata import read_metadata
-from openvla_core.datasets.bag_repair import repair
+from openvla_core.datasets.bags import store as bag_store
+from openvla_core.datasets.bags import writer as bag_writer
+from openvla_core.datasets.bags.metadata import read_metadata
+from openvla_core.datasets.bags.repair import repair
 from openvla_core.errors import ConfigError
 from openvla_ros import conversions, topics
 from openvla_ros.episode_facts import longest

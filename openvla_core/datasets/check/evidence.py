@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from openvla_core.conventions import ActionConvention, convention_from_mapping
-from openvla_core.datasets.bag_reader import ReadingSettings, build_episode, card_of
+from openvla_core.datasets.bags.reader import ReadingSettings, build_episode, card_of
+from openvla_core.datasets.bags.recording import METADATA_FILE, Recording, iterate_pictures, read_recording
 from openvla_core.datasets.check.findings import Finding
 from openvla_core.datasets.check.pictures import Pictures, measure
 from openvla_core.datasets.episode import PRIMARY, Episode
-from openvla_core.datasets.recording import METADATA_FILE, Recording, iterate_pictures, read_recording
 from openvla_core.errors import ConventionError, DatasetError, OpenVLAError
 
 NS_PER_S = 1_000_000_000

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from openvla_core.datasets.alignment import Series
+from openvla_core.datasets.bags.recording import Recording, Stream
 from openvla_core.datasets.check.evidence import NS_PER_S, Evidence
 from openvla_core.datasets.check.findings import Finding
 from openvla_core.datasets.check.settings import CheckSettings
 from openvla_core.datasets.gripper_joints import opening_of_joints
-from openvla_core.datasets.recording import Recording, Stream
 
 SLACK = 0.05  # beyond 0 and 1
 LEAST_TRAVEL = 0.05

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from openvla_core.arm_chains import CHAINS
+from openvla_core.datasets.bags.recording import Stream
 from openvla_core.datasets.check.evidence import NS_PER_S, Evidence
 from openvla_core.datasets.check.findings import Finding
 from openvla_core.datasets.check.settings import CheckSettings
-from openvla_core.datasets.recording import Stream
 from openvla_core.errors import KinematicsError
 from openvla_core.rotations import rotation_between
 from openvla_core.types import Pose

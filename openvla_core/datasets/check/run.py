@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from openvla_core.config import settings_from_mapping
-from openvla_core.datasets.bag_reader import ReadingSettings, find_bags, load_settings
+from openvla_core.datasets.bags.reader import ReadingSettings, find_bags, load_settings
 from openvla_core.datasets.check import (
     consistency,
     distribution,

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from openvla_core.datasets.bags.recording import Stream
 from openvla_core.datasets.check.evidence import NS_PER_S, Evidence
 from openvla_core.datasets.check.findings import Finding
 from openvla_core.datasets.check.settings import CheckSettings
 from openvla_core.datasets.episode import PRIMARY
-from openvla_core.datasets.recording import Stream
 
 GAP_CODES = {PRIMARY: "CAMERA_GAPS", "pose": "POSE_GAPS"}
 SLOWER = 0.9  # of the policy's rate; a camera at exactly that rate jitters around it

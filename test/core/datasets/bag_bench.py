@@ -5,9 +5,9 @@ from pathlib import Path
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from openvla_core.datasets.bag_metadata import TopicFacts, qos_profile
-from openvla_core.datasets.bag_store import EpisodeStore, OpenEpisode
-from openvla_core.datasets.message_types import MessageTypes
+from openvla_core.datasets.bags.message_types import MessageTypes
+from openvla_core.datasets.bags.metadata import TopicFacts, qos_profile
+from openvla_core.datasets.bags.store import EpisodeStore, OpenEpisode
 
 MESSAGES = Path(__file__).resolve().parents[3] / "msg"
 START_NS = 1_700_000_000_000_000_000
@@ -99,6 +99,6 @@ def read(folder: Path) -> dict[str, list]:
 
 def custom_data(folder: Path) -> dict[str, str]:
     """What the bag says about itself."""
-    from openvla_core.datasets.bag_metadata import read_metadata
+    from openvla_core.datasets.bags.metadata import read_metadata
 
     return read_metadata(folder)["custom_data"]

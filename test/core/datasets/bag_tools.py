@@ -9,7 +9,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from openvla_core import rotations
-from openvla_core.datasets.bag_writer import facts_as_custom_data
+from openvla_core.datasets.bags.writer import facts_as_custom_data
 from openvla_core.training.tiny_checkpoint import tiny_convention
 
 ROOT = Path(__file__).resolve().parents[3]

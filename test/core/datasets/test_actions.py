@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openvla_core import rotations
 from openvla_core.conventions import load_convention
 from openvla_core.datasets import actions
-from openvla_core.datasets.bag_reader import ReadingSettings, read_episode
+from openvla_core.datasets.bags.reader import ReadingSettings, read_episode
 from openvla_core.errors import DatasetError
 from openvla_core.types import Pose
 

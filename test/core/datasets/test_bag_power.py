@@ -6,9 +6,9 @@ from pathlib import Path
 import bag_bench
 import pytest
 
-from openvla_core.datasets import bag_writer
-from openvla_core.datasets.bag_repair import repair
-from openvla_core.datasets.bag_store import EpisodeStore
+from openvla_core.datasets.bags import writer as bag_writer
+from openvla_core.datasets.bags.repair import repair
+from openvla_core.datasets.bags.store import EpisodeStore
 
 CALLS = ("write", "fsync", "fdatasync", "replace", "rename", "unlink", "open")
 COUNT = 4

@@ -10,11 +10,11 @@ from bag_tools import CAMERA, GRIPPER, INSTRUCTION, JOINTS, POSE, RAW, S
 from rosbags.rosbag2 import StoragePlugin
 
 from openvla_core.conventions import convention_from_mapping, load_convention
-from openvla_core.datasets.bag_metadata import TopicFacts
-from openvla_core.datasets.bag_reader import BagSource, ReadingSettings, load_settings, read_episode
-from openvla_core.datasets.bag_writer import BagWriter, facts_as_custom_data
-from openvla_core.datasets.message_types import MessageTypes
-from openvla_core.datasets.recording import read_recording
+from openvla_core.datasets.bags.message_types import MessageTypes
+from openvla_core.datasets.bags.metadata import TopicFacts
+from openvla_core.datasets.bags.reader import BagSource, ReadingSettings, load_settings, read_episode
+from openvla_core.datasets.bags.recording import read_recording
+from openvla_core.datasets.bags.writer import BagWriter, facts_as_custom_data
 from openvla_core.errors import ConfigError, DatasetError
 
 ALL = ReadingSettings(trim_idle=False)

@@ -12,11 +12,12 @@ from pathlib import Path
 import bag_bench
 import pytest
 
-from openvla_core.datasets import bag_repair, bag_writer
-from openvla_core.datasets.bag_metadata import read_metadata
-from openvla_core.datasets.bag_repair import main, repair
-from openvla_core.datasets.bag_store import EpisodeStore
-from openvla_core.datasets.mcap_salvage import read_messages
+from openvla_core.datasets.bags import repair as bag_repair
+from openvla_core.datasets.bags import writer as bag_writer
+from openvla_core.datasets.bags.metadata import read_metadata
+from openvla_core.datasets.bags.repair import main, repair
+from openvla_core.datasets.bags.salvage import read_messages
+from openvla_core.datasets.bags.store import EpisodeStore
 from openvla_core.errors import DatasetError
 
 COUNT = 6

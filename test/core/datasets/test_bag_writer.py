@@ -11,11 +11,11 @@ from mcap.reader import make_reader
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import Reader
 
-from openvla_core.datasets import bag_writer
-from openvla_core.datasets.bag_metadata import read_metadata
-from openvla_core.datasets.bag_store import EpisodeStore, label
-from openvla_core.datasets.bag_writer import BagWriter, StorageError
-from openvla_core.datasets.message_types import MessageTypes
+from openvla_core.datasets.bags import writer as bag_writer
+from openvla_core.datasets.bags.message_types import MessageTypes
+from openvla_core.datasets.bags.metadata import read_metadata
+from openvla_core.datasets.bags.store import EpisodeStore, label
+from openvla_core.datasets.bags.writer import BagWriter, StorageError
 from openvla_core.errors import DatasetError
 
 
@@ -144,7 +144,7 @@ def test_what_was_flushed_is_in_the_file_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(bag_writer, "FLUSH_S", 0.0)
     episode = bag_bench.begin(tmp_path)
     bag_bench.fill(episode, 5)
-    from openvla_core.datasets.mcap_salvage import read_messages
+    from openvla_core.datasets.bags.salvage import read_messages
 
     with episode.writer.path.open("rb") as file:
         assert len(list(read_messages(file))) == 10

@@ -12,7 +12,7 @@ import pytest
 from bag_tools import CAMERA, GRIPPER, INSTRUCTION, JOINTS, MS, POSE, TARGET, Note, S, Tape
 
 from openvla_core import rotations
-from openvla_core.datasets.bag_reader import ReadingSettings
+from openvla_core.datasets.bags.reader import ReadingSettings
 from openvla_core.datasets.check.evidence import Evidence, from_bag
 from openvla_core.datasets.check.findings import KINDS
 from openvla_core.datasets.check.run import check_bags, check_evidence

@@ -10,7 +10,7 @@ import bag_tools as tools
 import numpy as np
 import pytest
 
-from openvla_core.datasets.bag_reader import BagSource, ReadingSettings
+from openvla_core.datasets.bags.reader import BagSource, ReadingSettings
 from openvla_core.datasets.check.report_html import html
 from openvla_core.datasets.check.run import check_bags, check_episodes, main
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from made_episodes import made
 
-from openvla_core.datasets.energon import PREPARED, step_of, task_encoder, write_metadataset
-from openvla_core.datasets.mixture import mixture_of
-from openvla_core.datasets.shard_writer import write_shards
-from openvla_core.datasets.shards import ShardSource
+from openvla_core.datasets.oxe.mixture import mixture_of
+from openvla_core.datasets.streaming.energon import PREPARED, step_of, task_encoder, write_metadataset
+from openvla_core.datasets.streaming.shard_writer import write_shards
+from openvla_core.datasets.streaming.shards import ShardSource
 from openvla_core.errors import DatasetError
 
 

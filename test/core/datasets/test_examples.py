@@ -8,8 +8,8 @@ from made_episodes import made, picture
 from openvla_core.action_statistics import ActionStatistics
 from openvla_core.action_tokenizer import ActionTokenizer
 from openvla_core.datasets.examples import ExampleBuilder, PixelNormalizer, collate, training_preparation
-from openvla_core.datasets.loader import StreamingLoader, padding_collate, sample_rng
-from openvla_core.datasets.sources import EpisodeSteps, Step
+from openvla_core.datasets.streaming.loader import StreamingLoader, padding_collate, sample_rng
+from openvla_core.datasets.streaming.sources import EpisodeSteps, Step
 from openvla_core.errors import ConfigError, DatasetError
 from openvla_core.image_preparation import PRESETS, ImagePreparation
 from openvla_core.processor import Processor

@@ -15,9 +15,9 @@ from demonstrations import (
     psnr_db,
 )
 
-from openvla_core.datasets import lerobot
-from openvla_core.datasets.lerobot import open_lerobot, write_lerobot
-from openvla_core.datasets.lerobot_v21 import write_lerobot_v21
+from openvla_core.datasets.lerobot import v30 as lerobot
+from openvla_core.datasets.lerobot.v21 import write_lerobot_v21
+from openvla_core.datasets.lerobot.v30 import open_lerobot, write_lerobot
 from openvla_core.errors import DatasetError
 
 WRITERS = {"v3.0": write_lerobot, "v2.1": write_lerobot_v21}

@@ -15,9 +15,9 @@ import torch
 from made_episodes import made
 from train_like import BATCH_SIZE, WEIGHTS, example, loader
 
-from openvla_core.datasets.loader import StreamingLoader, sample_rng
-from openvla_core.datasets.shard_writer import write_shards
-from openvla_core.datasets.sources import EpisodeSteps
+from openvla_core.datasets.streaming.loader import StreamingLoader, sample_rng
+from openvla_core.datasets.streaming.shard_writer import write_shards
+from openvla_core.datasets.streaming.sources import EpisodeSteps
 from openvla_core.errors import DatasetError
 
 # Three workers on a machine of two cores are a fact of the test, not a mistake in it.

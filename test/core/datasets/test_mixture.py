@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openvla_core.datasets.mixture import apportion, mixture_of
-from openvla_core.datasets.order import MixedOrder, StepOrder, rounds
-from openvla_core.datasets.shuffle import mixed, permuted
+from openvla_core.datasets.oxe.mixture import apportion, mixture_of
+from openvla_core.datasets.streaming.order import MixedOrder, StepOrder, rounds
+from openvla_core.datasets.streaming.shuffle import mixed, permuted
 from openvla_core.errors import DatasetError
 
 mixtures = st.lists(

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from openvla_core.datasets.curation import Description, reasons_to_leave_out
 from openvla_core.datasets.episode import PRIMARY, SECONDARY, WRIST
-from openvla_core.datasets.oxe import DATASETS, MIXTURES, PAD, mixture_weights, to_episode
-from openvla_core.datasets.standardize import TRANSFORMS
+from openvla_core.datasets.oxe.catalog import DATASETS, MIXTURES, PAD, mixture_weights, to_episode
+from openvla_core.datasets.oxe.curation import Description, reasons_to_leave_out
+from openvla_core.datasets.oxe.standardize import TRANSFORMS
 from openvla_core.errors import DatasetError
 
 T = 5

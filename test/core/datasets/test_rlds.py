@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from demonstrations import assert_same, episode, episodes
 
-from openvla_core.datasets import rlds_writer
 from openvla_core.datasets.episode import EncodedFrames, PixelFrames
-from openvla_core.datasets.rlds import RldsSource, RldsTrajectories
-from openvla_core.datasets.rlds_features import features_json, tensor, text
-from openvla_core.datasets.rlds_writer import write_rlds
-from openvla_core.datasets.tf_example import build_example, parse_example
-from openvla_core.datasets.tfrecord import RecordWriter, read_records
+from openvla_core.datasets.rlds import writer as rlds_writer
+from openvla_core.datasets.rlds.features import features_json, tensor, text
+from openvla_core.datasets.rlds.reader import RldsSource, RldsTrajectories
+from openvla_core.datasets.rlds.tf_example import build_example, parse_example
+from openvla_core.datasets.rlds.tfrecord import RecordWriter, read_records
+from openvla_core.datasets.rlds.writer import write_rlds
 from openvla_core.errors import DatasetError
 
 

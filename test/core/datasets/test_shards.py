@@ -11,9 +11,9 @@ from made_episodes import Episodes, made
 from openvla_core.action_statistics import compute_statistics
 from openvla_core.datasets.chunking import chunk_actions, relative_mask
 from openvla_core.datasets.episode import PRIMARY
-from openvla_core.datasets.shard_writer import write_shards
-from openvla_core.datasets.shards import ShardSource
-from openvla_core.datasets.sources import EpisodeSteps
+from openvla_core.datasets.streaming.shard_writer import write_shards
+from openvla_core.datasets.streaming.shards import ShardSource
+from openvla_core.datasets.streaming.sources import EpisodeSteps
 from openvla_core.errors import DatasetError
 
 LENGTHS = [7, 12, 5]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from openvla_core.datasets import gripper
-from openvla_core.datasets.standardize import TRANSFORMS, moving_steps, standardize, swap_exterior_cameras
+from openvla_core.datasets.oxe.standardize import TRANSFORMS, moving_steps, standardize, swap_exterior_cameras
 from openvla_core.errors import DatasetError
 
 T = 6

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openvla_core.datasets.tf_example import build_example, parse_example
-from openvla_core.datasets.tfrecord import RecordWriter, masked_crc, read_record, read_records, record_offsets
+from openvla_core.datasets.rlds.tf_example import build_example, parse_example
+from openvla_core.datasets.rlds.tfrecord import RecordWriter, masked_crc, read_record, read_records, record_offsets
 from openvla_core.errors import DatasetError
 
 # {"a": [b"x"], "f": [1.5, -2.0], "i": [1, -1, 300]} as TensorFlow 2.19.1 serializes it, with sorted names.

@@ -11,8 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from openvla_core.datasets.loader import StreamingLoader
-from openvla_core.datasets.shards import ShardSource
+from openvla_core.datasets.streaming.loader import StreamingLoader
+from openvla_core.datasets.streaming.shards import ShardSource
 
 WEIGHTS = {"one": 1.0, "two": 2.0, "three": 0.1}
 BATCH_SIZE = 4

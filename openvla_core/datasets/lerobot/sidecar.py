@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openvla_core.datasets.episode import Episode
-from openvla_core.datasets.lerobot_files import LineWriter, read_lines, read_object, write_object
+from openvla_core.datasets.lerobot.files import LineWriter, read_lines, read_object, write_object
 from openvla_core.errors import DatasetError
 
 ABOUT = "meta/openvla.json"

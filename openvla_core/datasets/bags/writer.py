@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openvla_core.datasets.bag_metadata import TopicFacts, bag_metadata, sync_folder, to_yaml, write_metadata
+from openvla_core.datasets.bags.metadata import TopicFacts, bag_metadata, sync_folder, to_yaml, write_metadata
 from openvla_core.errors import DatasetError
 
 CHUNK_BYTES = 1 << 20

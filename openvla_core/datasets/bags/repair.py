@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from openvla_core.datasets.bag_metadata import METADATA_FILE, read_metadata, sync_folder
-from openvla_core.datasets.bag_store import FACTS_FILE, EpisodeStore
-from openvla_core.datasets.bag_writer import BagWriter, facts_as_custom_data, storage_error
-from openvla_core.datasets.mcap_salvage import MAGIC, read_messages
+from openvla_core.datasets.bags.metadata import METADATA_FILE, read_metadata, sync_folder
+from openvla_core.datasets.bags.salvage import MAGIC, read_messages
+from openvla_core.datasets.bags.store import FACTS_FILE, EpisodeStore
+from openvla_core.datasets.bags.writer import BagWriter, facts_as_custom_data, storage_error
 from openvla_core.errors import DatasetError, OpenVLAError
 
 REPAIR_SUFFIX = ".repair"

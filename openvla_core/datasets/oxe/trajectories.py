@@ -1,4 +1,4 @@
-"""The pieces that openvla_core.datasets.standardize puts its transforms together from."""
+"""The pieces that openvla_core.datasets.oxe.standardize puts its transforms together from."""
 
 import zlib
 from collections.abc import Mapping

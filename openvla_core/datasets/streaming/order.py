@@ -9,8 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from openvla_core.datasets.mixture import Mixture
-from openvla_core.datasets.shuffle import mixed, permuted
+from openvla_core.datasets.oxe.mixture import Mixture
+from openvla_core.datasets.streaming.shuffle import mixed, permuted
 from openvla_core.errors import DatasetError
 
 ROUND = 16_384  # samples; the table of rounds for an epoch of 60 million takes 1 MB

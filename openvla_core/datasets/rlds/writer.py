@@ -10,11 +10,11 @@ import numpy as np
 
 from openvla_core.datasets.cameras import distinct, frame_shape, picture_file
 from openvla_core.datasets.episode import PRIMARY, WRIST, Episode
-from openvla_core.datasets.lerobot_files import write_object
-from openvla_core.datasets.rlds import INFO, OUR_FACTS, TIME, VERSION
-from openvla_core.datasets.rlds_features import FEATURES, features_json, image, tensor, text
-from openvla_core.datasets.tf_example import build_example
-from openvla_core.datasets.tfrecord import RecordWriter
+from openvla_core.datasets.lerobot.files import write_object
+from openvla_core.datasets.rlds.features import FEATURES, features_json, image, tensor, text
+from openvla_core.datasets.rlds.reader import INFO, OUR_FACTS, TIME, VERSION
+from openvla_core.datasets.rlds.tf_example import build_example
+from openvla_core.datasets.rlds.tfrecord import RecordWriter
 from openvla_core.errors import DatasetError
 
 RELEASE = "1.0.0"

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from openvla_core.datasets.mixture import Mixture, mixture_of
-from openvla_core.datasets.order import MixedOrder
-from openvla_core.datasets.shuffle import mixed
-from openvla_core.datasets.sources import Step, StepSource
+from openvla_core.datasets.oxe.mixture import Mixture, mixture_of
+from openvla_core.datasets.streaming.order import MixedOrder
+from openvla_core.datasets.streaming.shuffle import mixed
+from openvla_core.datasets.streaming.sources import Step, StepSource
 from openvla_core.errors import DatasetError
 
 STATE_VERSION = 1

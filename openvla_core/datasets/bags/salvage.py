@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from openvla_core.datasets.bag_metadata import TopicFacts
+from openvla_core.datasets.bags.metadata import TopicFacts
 
 MAGIC = b"\x89MCAP0\r\n"
 FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK = 0x02, 0x03, 0x04, 0x05, 0x06

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from openvla_core.datasets.episode import PRIMARY, SECONDARY, WRIST, Episode, PixelFrames
-from openvla_core.datasets.standardize import moving_steps, standardize
+from openvla_core.datasets.oxe.standardize import moving_steps, standardize
 from openvla_core.errors import DatasetError
 from openvla_core.images import decode_compressed
 
@@ -26,7 +26,7 @@ class DatasetCard:
 
     weights: per mixture of MIXTURES, None where it is not a member. images: camera -> name of its frames. state: names
     that are put side by side, PAD for one 0. state_encoding: "POS_EULER", "POS_QUAT", "JOINT" or "NONE".
-    transform: of openvla_core.datasets.standardize. rate_hz: 0 where it is not known here.
+    transform: of openvla_core.datasets.oxe.standardize. rate_hz: 0 where it is not known here.
     """
 
     weights: tuple[float | None, float | None, float | None]
@@ -125,7 +125,7 @@ def mixture_weights(mixture: str) -> dict[str, float]:
 def to_episode(
     dataset: str, trajectory: Mapping[str, Any], name: str, card: DatasetCard | None = None
 ) -> Episode | None:
-    """One recorded trajectory (openvla_core.datasets.standardize tells its form) as an episode with state "proprio".
+    """One recorded trajectory (its form: openvla_core.datasets.oxe.standardize) as an episode with state "proprio".
 
     card: where the data set keeps things; by default that of DATASETS. Returns None for what training leaves out:
     no instruction, or no step left. Raises DatasetError when fields are missing.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from openvla_core.datasets.bag_messages import (
+from openvla_core.datasets.bags.messages import (
     APPLIED_TYPE,
     IMAGE_TYPES,
     JOINT_TYPE,

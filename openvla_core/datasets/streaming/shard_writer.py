@@ -1,4 +1,4 @@
-"""Writes episodes as the tar files that openvla_core.datasets.shards reads."""
+"""Writes episodes as the tar files that openvla_core.datasets.streaming.shards reads."""
 
 import io
 import json
@@ -15,7 +15,7 @@ import numpy as np
 from openvla_core.action_statistics import compute_statistics
 from openvla_core.datasets.chunking import chunk_actions, relative_mask
 from openvla_core.datasets.episode import PRIMARY, Episode
-from openvla_core.datasets.shards import FORMAT, INDEX
+from openvla_core.datasets.streaming.shards import FORMAT, INDEX
 from openvla_core.errors import DatasetError, StatisticsError
 
 SHARD_STEPS = 10_000  # some 250 MB of 224-pixel frames

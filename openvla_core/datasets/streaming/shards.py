@@ -3,7 +3,7 @@
 A folder holds <name>-000000.tar, <name>-000001.tar, ..., index.npy and dataset.json. Each step is two members, key.jpg
 (or key.png), as it was recorded, and key.json with "instruction", "actions", "state" and where it comes from; the key
 is made of the episode's and the step's number. index.npy says where each step lies, so any one is one read away.
-openvla_core.datasets.shard_writer writes such folders.
+openvla_core.datasets.streaming.shard_writer writes such folders.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from openvla_core.datasets.sources import Step
+from openvla_core.datasets.streaming.sources import Step
 from openvla_core.errors import CheckpointError, DatasetError
 from openvla_core.json_file import parse_object
 
@@ -109,7 +109,7 @@ def _description(folder: Path) -> dict[str, Any]:
     except (OSError, CheckpointError, KeyError, TypeError, ValueError) as error:
         raise DatasetError(
             f"{folder} is not a complete data set of shards ({str(error)[:300]}). Give a folder that was written by "
-            "openvla_core.datasets.shards, and copy all of it."
+            "openvla_core.datasets.streaming.shards, and copy all of it."
         ) from error
     return description
 

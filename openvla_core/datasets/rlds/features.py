@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from openvla_core.datasets.episode import EncodedFrames
-from openvla_core.datasets.lerobot_files import read_object
-from openvla_core.datasets.tf_example import Value
+from openvla_core.datasets.lerobot.files import read_object
+from openvla_core.datasets.rlds.tf_example import Value
 from openvla_core.errors import DatasetError
 
 FEATURES = "features.json"

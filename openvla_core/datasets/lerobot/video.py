@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from openvla_core.datasets.episode import Frames
-from openvla_core.datasets.lerobot_table import PIXEL_FORMAT
+from openvla_core.datasets.lerobot.table import PIXEL_FORMAT
 from openvla_core.errors import DatasetError
 
 CODEC = "libx264"

@@ -54,7 +54,7 @@ class EpisodeSteps:
     """The steps of episodes that can be opened by number, such as a folder of bags or a LeRobot data set.
 
     Every step of a shuffled order lies in another episode, so opening one should be cheap. Where it is not (bags,
-    video), write shards first: openvla_core.datasets.shard_writer.
+    video), write shards first: openvla_core.datasets.streaming.shard_writer.
     """
 
     def __init__(

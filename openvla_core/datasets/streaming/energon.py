@@ -17,8 +17,8 @@ import numpy as np
 import torch
 import yaml
 
-from openvla_core.datasets.mixture import Mixture
-from openvla_core.datasets.sources import Step
+from openvla_core.datasets.oxe.mixture import Mixture
+from openvla_core.datasets.streaming.sources import Step
 from openvla_core.errors import DatasetError
 from openvla_core.json_file import parse_object
 

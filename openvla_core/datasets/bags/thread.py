@@ -4,9 +4,9 @@ import contextlib
 import queue
 import threading
 
-from openvla_core.datasets.bag_metadata import TopicFacts
-from openvla_core.datasets.bag_store import OpenEpisode
-from openvla_core.datasets.bag_writer import StorageError
+from openvla_core.datasets.bags.metadata import TopicFacts
+from openvla_core.datasets.bags.store import OpenEpisode
+from openvla_core.datasets.bags.writer import StorageError
 
 IDLE_S = 0.05
 WAITING_BYTES = 512_000_000  # more than this waiting for the disk is dropped, and counted

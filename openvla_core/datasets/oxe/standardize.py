@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from openvla_core.datasets.gripper import binarize, clipped, invert
-from openvla_core.datasets.trajectories import (
+from openvla_core.datasets.oxe.trajectories import (
     Trajectory,
     commanded_gripper,
     cut_steps,

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from openvla_core.datasets.cameras import name_cameras
 from openvla_core.datasets.episode import EncodedFrames, Episode, Frames
-from openvla_core.datasets.lerobot_files import INFO, read_object
-from openvla_core.datasets.lerobot_sidecar import Sidecar
-from openvla_core.datasets.lerobot_table import ACTION, STATE, TIME, numbers, pictures
+from openvla_core.datasets.lerobot.files import INFO, read_object
+from openvla_core.datasets.lerobot.sidecar import Sidecar
+from openvla_core.datasets.lerobot.table import ACTION, STATE, TIME, numbers, pictures
 from openvla_core.errors import DatasetError
 
 OBSERVATION = "observation."
@@ -89,7 +89,7 @@ class LeRobotSource(ABC):
     def _frames(self, index: int, key: str, rows: pa.Table) -> Frames:
         if self.features[key]["dtype"] == "image":
             return EncodedFrames(pictures(rows, key))
-        from openvla_core.datasets.lerobot_video import VideoFrames
+        from openvla_core.datasets.lerobot.video import VideoFrames
 
         path, start_s = self._video(index, key)
         return VideoFrames(path, start_s, numbers(rows, "timestamp")[:, 0], self.fps)

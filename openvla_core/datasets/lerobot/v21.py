@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from openvla_core.datasets.episode import Episode
-from openvla_core.datasets.lerobot import whole_number
-from openvla_core.datasets.lerobot_files import (
+from openvla_core.datasets.lerobot.files import (
     INFO,
     LineWriter,
     file_at,
@@ -18,10 +17,11 @@ from openvla_core.datasets.lerobot_files import (
     readable,
     write_object,
 )
-from openvla_core.datasets.lerobot_sidecar import SidecarWriter
-from openvla_core.datasets.lerobot_source import LeRobotSource
-from openvla_core.datasets.lerobot_statistics import StatisticsBook, plain
-from openvla_core.datasets.lerobot_table import CAMERA, Columns
+from openvla_core.datasets.lerobot.sidecar import SidecarWriter
+from openvla_core.datasets.lerobot.source import LeRobotSource
+from openvla_core.datasets.lerobot.statistics import StatisticsBook, plain
+from openvla_core.datasets.lerobot.table import CAMERA, Columns
+from openvla_core.datasets.lerobot.v30 import whole_number
 from openvla_core.errors import DatasetError
 
 VERSION = "v2.1"
@@ -96,7 +96,7 @@ class LeRobotV21Writer:
         return file_at(self._root, template, episode_chunk=chunk, episode_index=self._count, **values)
 
     def _add_videos(self, episode: Episode, columns: Columns) -> None:
-        from openvla_core.datasets.lerobot_video import VideoWriter
+        from openvla_core.datasets.lerobot.video import VideoWriter
 
         for name, frames in episode.images.items():
             path = self._path(VIDEO_PATH, video_key=CAMERA + name)

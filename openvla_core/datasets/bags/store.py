@@ -16,8 +16,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from openvla_core.datasets.bag_metadata import METADATA_FILE, read_metadata, replace_file, sync_folder, write_metadata
-from openvla_core.datasets.bag_writer import BagWriter, StorageError, facts_as_custom_data, storage_error
+from openvla_core.datasets.bags.metadata import METADATA_FILE, read_metadata, replace_file, sync_folder, write_metadata
+from openvla_core.datasets.bags.writer import BagWriter, StorageError, facts_as_custom_data, storage_error
 from openvla_core.errors import DatasetError
 
 OPEN, DISCARDED = ".open", ".discarded"

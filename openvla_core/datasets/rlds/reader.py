@@ -9,10 +9,10 @@ import numpy as np
 
 from openvla_core.datasets.cameras import name_cameras
 from openvla_core.datasets.episode import EncodedFrames, Episode
-from openvla_core.datasets.lerobot_files import read_object
-from openvla_core.datasets.rlds_features import FEATURES, STEPS, Feature, read_features
-from openvla_core.datasets.tf_example import Value, parse_example
-from openvla_core.datasets.tfrecord import read_record, read_records, record_offsets
+from openvla_core.datasets.lerobot.files import read_object
+from openvla_core.datasets.rlds.features import FEATURES, STEPS, Feature, read_features
+from openvla_core.datasets.rlds.tf_example import Value, parse_example
+from openvla_core.datasets.rlds.tfrecord import read_record, read_records, record_offsets
 from openvla_core.errors import DatasetError
 
 INFO = "dataset_info.json"
@@ -82,7 +82,7 @@ class RldsTrajectories:
 
 
 class RldsSource:
-    """The same as episodes, for data sets whose "action" is one array; others: openvla_core.datasets.oxe.
+    """The same as episodes, for data sets whose "action" is one array; others: openvla_core.datasets.oxe.catalog.
 
     cameras: camera name -> key within "observation"; without it the names are taken from the keys. rate_hz: what RLDS
     does not tell; only used where the episode does not tell it either.
@@ -110,7 +110,7 @@ class RldsSource:
         if not isinstance(action, np.ndarray) or action.ndim != 2:
             raise DatasetError(
                 f"the actions of {self.name} are {_told(action)}; expected one array (T, D). Data sets of "
-                "Open X-Embodiment need their standardisation: openvla_core.datasets.oxe.to_episode."
+                "Open X-Embodiment need their standardisation: openvla_core.datasets.oxe.catalog.to_episode."
             )
         facts = _our_facts(trajectory)
         pictures = {key: value for key, value in seen.items() if isinstance(value, EncodedFrames)}

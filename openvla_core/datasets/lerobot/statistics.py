@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from openvla_core.datasets.episode import Episode, Frames
-from openvla_core.datasets.lerobot_table import CAMERA
-from openvla_core.datasets.lerobot_table import numbers as column_numbers
+from openvla_core.datasets.lerobot.table import CAMERA
+from openvla_core.datasets.lerobot.table import numbers as column_numbers
 
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 SAMPLED_FRAMES = 8  # of each camera and episode: decoding every frame would take longer than writing them

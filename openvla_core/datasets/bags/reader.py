@@ -14,9 +14,9 @@ from openvla_core.config import setting, settings_from_mapping
 from openvla_core.conventions import ActionConvention, convention_from_mapping, load_convention
 from openvla_core.datasets import actions as labels
 from openvla_core.datasets.alignment import NS_PER_S, Series, Steps, align
+from openvla_core.datasets.bags.recording import CAMERAS, METADATA_FILE, Recording, Stream, frames_of, read_recording
 from openvla_core.datasets.episode import Episode
 from openvla_core.datasets.gripper_joints import opening_of_joints
-from openvla_core.datasets.recording import CAMERAS, METADATA_FILE, Recording, Stream, frames_of, read_recording
 from openvla_core.errors import ConfigError, DatasetError
 
 GRIPPER_SOURCES = ("auto", "command", "measured")

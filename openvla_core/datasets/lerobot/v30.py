@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from openvla_core.datasets.episode import Episode
-from openvla_core.datasets.lerobot_files import (
+from openvla_core.datasets.lerobot.files import (
     FILES_PER_CHUNK,
     INFO,
     RollingParquet,
@@ -21,14 +21,14 @@ from openvla_core.datasets.lerobot_files import (
     readable,
     write_object,
 )
-from openvla_core.datasets.lerobot_sidecar import SidecarWriter
-from openvla_core.datasets.lerobot_source import LeRobotSource
-from openvla_core.datasets.lerobot_statistics import StatisticsBook, plain
-from openvla_core.datasets.lerobot_table import CAMERA, Columns
+from openvla_core.datasets.lerobot.sidecar import SidecarWriter
+from openvla_core.datasets.lerobot.source import LeRobotSource
+from openvla_core.datasets.lerobot.statistics import StatisticsBook, plain
+from openvla_core.datasets.lerobot.table import CAMERA, Columns
 from openvla_core.errors import DatasetError
 
 if TYPE_CHECKING:
-    from openvla_core.datasets.lerobot_video import VideoWriter
+    from openvla_core.datasets.lerobot.video import VideoWriter
 
 VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -42,7 +42,7 @@ BUFFERED_EPISODES = 50
 
 def open_lerobot(root: Path, cameras: Mapping[str, str] | None = None) -> LeRobotSource:
     """A LeRobot folder of version 3.0 or 2.1. Raises DatasetError for anything else."""
-    from openvla_core.datasets.lerobot_v21 import LeRobotV21Source
+    from openvla_core.datasets.lerobot.v21 import LeRobotV21Source
 
     kinds: dict[str, type[LeRobotSource]] = {kind.version: kind for kind in (LeRobotV3Source, LeRobotV21Source)}
     version = read_object(Path(root) / INFO).get("codebase_version")
@@ -223,7 +223,7 @@ class _RollingVideo:
         self._count = 0
 
     def add(self, frames: Any) -> tuple[int, int, float, float]:
-        from openvla_core.datasets.lerobot_video import VideoWriter
+        from openvla_core.datasets.lerobot.video import VideoWriter
 
         if self._writer is not None and self._writer.bytes_written() > VIDEO_MB * 2**20:
             self.close()

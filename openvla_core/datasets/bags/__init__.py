@@ -1,0 +1,1 @@
+"""Recordings of ROS 2: written so that a crash loses nothing, and read as episodes."""

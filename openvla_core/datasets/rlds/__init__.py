@@ -1,0 +1,1 @@
+"""RLDS data sets (TFRecord files) in and out, without TensorFlow."""
