@@ -30,17 +30,17 @@ def describe_recording(
     """
     if source not in SOURCES:
         raise ConfigError(f"source is {source!r}; choose one of {', '.join(SOURCES)}.")
-    specs = [] if source == "none" else _with_source(describe_system(arguments), arguments, source)
+    if source == "expert" and arguments.robot != "sim":
+        raise ConfigError(f"the expert knows the simulated arm only, not {arguments.robot}. Use source teleop.")
+    specs = [] if source == "none" else describe_system(arguments, policy=source == "policy")
+    specs += [_expert_spec(specs)] if source == "expert" else []
     return [*specs, recorder_spec(arguments, root, operator, **settings)]
 
 
-def _with_source(specs: list[ProcessSpec], arguments: SystemArguments, source: str) -> list[ProcessSpec]:
-    if source == "policy":
-        return specs
-    if source == "expert" and arguments.robot != "sim":
-        raise ConfigError(f"the expert knows the simulated arm only, not {arguments.robot}. Use source teleop.")
+def _expert_spec(specs: list[ProcessSpec]) -> ProcessSpec:
+    """The expert where the policy would be, with the card of the controller."""
     (controller,) = (spec for spec in specs if spec.name == "controller_node")
-    expert = dataclasses.replace(
+    return dataclasses.replace(
         controller,
         name="policy_node",
         module="openvla_ros.expert_node",
@@ -49,8 +49,6 @@ def _with_source(specs: list[ProcessSpec], arguments: SystemArguments, source: s
         parameters={"convention": controller.parameters["convention"]},
         essential=False,
     )
-    others = [spec for spec in specs if spec.name != "policy_node"]
-    return [*others, expert] if source == "expert" else others
 
 
 def recorder_spec(arguments: SystemArguments, root: str, operator: str = "", **settings: Any) -> ProcessSpec:

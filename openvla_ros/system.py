@@ -107,14 +107,16 @@ def _as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
-    """The processes to start, in starting order.
+def describe_system(arguments: SystemArguments, policy: bool = True) -> list[ProcessSpec]:
+    """The processes to start, in starting order; without a policy, no weights are needed, only a convention card.
 
     Raises ConfigError when a file they need is missing, SecurityError when they would be open to others by mistake.
     """
     network = preflight.check(arguments.network, arguments.accept_open_dds == "true")
     share = share_folder()
-    checkpoint = checkpoint_folder(arguments, share)
+    given_card = card_path(arguments.convention, share)
+    # Nothing but a policy reads weights; without one the card alone says what actions mean.
+    checkpoint = checkpoint_folder(arguments, share) if policy or not given_card else Path()
     files = [share / "config" / "openvla.yaml", share / "config" / "robots" / f"{arguments.robot}.yaml"]
     files += [Path(arguments.params_file)] if arguments.params_file else []
     for path in files:
@@ -131,7 +133,6 @@ def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
     if arguments.robot == "sim":
         environment = {**headless_environment(), **single_thread()}
         specs.append(node_spec("sim_node", environment=environment, **common))
-    given_card = card_path(arguments.convention, share)
     chain = CHAINS.get(arguments.arm)
     controller = _given(
         convention=given_card or str(checkpoint / CARD_NAME),
@@ -144,7 +145,18 @@ def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
         tool_link=chain and chain.tool_link,
     )
     specs.append(node_spec("controller_node", parameters=controller, environment=single_thread(), **common))
-    policy = _given(
+    if policy:
+        specs.append(_policy_spec(arguments, checkpoint, given_card, common))
+    if arguments.instruction:
+        parameters = {"instruction": arguments.instruction}
+        specs.append(node_spec("say", parameters=parameters, essential=False, **{**common, "parameter_files": ()}))
+    return [dataclasses.replace(spec, environment={**network, **spec.environment}) for spec in specs]
+
+
+def _policy_spec(
+    arguments: SystemArguments, checkpoint: Path, given_card: str, common: Mapping[str, Any]
+) -> ProcessSpec:
+    parameters = _given(
         checkpoint=str(checkpoint),
         convention=given_card,
         device=arguments.device,
@@ -158,13 +170,7 @@ def describe_system(arguments: SystemArguments) -> list[ProcessSpec]:
     )
     # The controller outlives the policy: it then holds the arm.
     threads = single_thread() if arguments.robot == "sim" else {}
-    specs.append(
-        node_spec("policy_node", parameters=policy, environment=threads, essential=False, restarts=3, **common)
-    )
-    if arguments.instruction:
-        parameters = {"instruction": arguments.instruction}
-        specs.append(node_spec("say", parameters=parameters, essential=False, **{**common, "parameter_files": ()}))
-    return [dataclasses.replace(spec, environment={**network, **spec.environment}) for spec in specs]
+    return node_spec("policy_node", parameters=parameters, environment=threads, essential=False, restarts=3, **common)
 
 
 def _check_backend(arguments: SystemArguments) -> None:
@@ -209,7 +215,8 @@ def checkpoint_folder(arguments: SystemArguments, share: Path) -> Path:
     """The directory of the checkpoint, given or shipped. Raises ConfigError when there is none."""
     if not arguments.checkpoint and arguments.robot not in DEFAULT_CHECKPOINTS:
         raise ConfigError(
-            f"no checkpoint is shipped for the robot {arguments.robot}. Give the directory of one as checkpoint."
+            f"no checkpoint is shipped for the robot {arguments.robot}. Give the directory of one as checkpoint; to "
+            "record without a policy, convention is enough."
         )
     given = Path(arguments.checkpoint).expanduser()
     folder = given if arguments.checkpoint else share / DEFAULT_CHECKPOINTS[arguments.robot]

@@ -18,6 +18,9 @@ from openvla_ros.system import arguments_from, describe_system
 ROOT = Path(__file__).resolve().parents[2]
 
 
+WIDOWX = {"robot": "widowx", "convention": "bridge_orig"}
+
+
 def names(source: str, **arguments) -> list[str]:
     return [spec.name for spec in describe_recording(arguments_from(arguments), "episodes", source)]
 
@@ -40,6 +43,19 @@ def test_controller_and_robot_are_those_of_the_running_system():
     for spec in describe_recording(arguments_from({}), "episodes", "expert"):
         if spec.name in ("sim_node", "controller_node"):
             assert spec == system[spec.name]
+
+
+def test_a_real_robot_is_steered_and_recorded_without_weights():
+    specs = {spec.name: spec for spec in describe_recording(arguments_from(WIDOWX), "episodes", "teleop")}
+    assert list(specs) == ["controller_node", "recorder_node"]
+    assert Path(specs["controller_node"].parameters["convention"]) == ROOT / "config/conventions/bridge_orig.yaml"
+
+
+def test_steering_without_a_card_says_that_a_card_is_enough():
+    with pytest.raises(ConfigError, match="convention is enough"):
+        names("teleop", robot="widowx")
+    with pytest.raises(ConfigError, match="checkpoint"):
+        names("policy", **WIDOWX)
 
 
 def test_every_parameter_given_exists_in_its_node():

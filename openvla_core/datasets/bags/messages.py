@@ -115,7 +115,7 @@ def stamp_ns(time: Any) -> int:
 def _own_definitions() -> list[tuple[str, str, bool]]:
     """The messages of this project, for bags that do not carry their definitions (sqlite3 of ROS 2 Humble)."""
     prefixes = [Path(prefix) / "share" / "openvla_ros" for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(":")]
-    for folder in (Path(__file__).resolve().parents[2], *prefixes):
+    for folder in (Path(__file__).resolve().parents[3], *prefixes):
         files = sorted((folder / "msg").glob("*.msg"))
         if files:
             return [(f"openvla_ros/msg/{path.stem}", path.read_text(encoding="utf-8"), False) for path in files]

@@ -11,6 +11,7 @@ from rosbags.rosbag2 import StoragePlugin
 
 from openvla_core.conventions import convention_from_mapping, load_convention
 from openvla_core.datasets.bags.message_types import MessageTypes
+from openvla_core.datasets.bags.messages import MessageReader
 from openvla_core.datasets.bags.metadata import TopicFacts
 from openvla_core.datasets.bags.reader import BagSource, ReadingSettings, load_settings, read_episode
 from openvla_core.datasets.bags.recording import read_recording
@@ -229,3 +230,9 @@ def test_settings_with_mistakes_are_refused(tmp_path, text):
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(ConfigError):
         load_settings(tmp_path / "s.yaml")
+
+
+def test_our_own_messages_are_known_where_nothing_is_installed(monkeypatch):
+    """A bag of ROS 2 Humble in sqlite3 carries no definitions."""
+    monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
+    assert MessageReader([]).has_header("openvla_ros/msg/AppliedAction")
