@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from openvla_core.errors import ConfigError
-from openvla_core.sim.tasks import COLORS, TASK_KINDS, Task
+from openvla_core.sim.tasks import COLORS, KNOWN_KINDS, Task
 
 HELD_OUT_BASE = 900_000  # training draws its scenes from 2**31 seeds; meeting one of these again is unlikely
 SCENES_PER_SEED = 10_000
 PHRASING_DRAWS = 64  # Task.sentence takes the drawn number modulo its wordings
-TIMEOUT_S = {"reach": 8.0, "pick": 12.0}
+TIMEOUT_S = {"reach": 8.0, "pick": 12.0, "point": 8.0}
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ def plan_episodes(count: int, seed: int, kinds: Sequence[str], *, swap: bool = F
     Every run of len(COLORS) episodes of one kind asks for every colour once. With `swap` each scene is used twice, for
     two different colours, and an odd count is rounded up.
     """
-    unknown = [kind for kind in kinds if kind not in TASK_KINDS]
+    unknown = [kind for kind in kinds if kind not in KNOWN_KINDS]
     if unknown or not kinds:
-        raise ConfigError(f"unknown tasks {unknown}; choose from {', '.join(TASK_KINDS)}.")
+        raise ConfigError(f"unknown tasks {unknown}; choose from {', '.join(KNOWN_KINDS)}.")
     if count < 1 or seed < 0:
         raise ConfigError(
             f"{count} episodes with seed {seed} were asked for; give at least 1 episode and a seed from 0 on."
@@ -63,5 +63,5 @@ def plan_episodes(count: int, seed: int, kinds: Sequence[str], *, swap: bool = F
 def _color_order(seed: int, kind: str, turn: int) -> list[str]:
     """The colours, the one for this turn first; over len(COLORS) turns each comes first once, in shuffled order."""
     block, place = divmod(turn, len(COLORS))
-    order = np.random.default_rng([seed, TASK_KINDS.index(kind), block]).permutation(len(COLORS))
+    order = np.random.default_rng([seed, KNOWN_KINDS.index(kind), block]).permutation(len(COLORS))
     return [COLORS[index] for index in np.roll(order, -place)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from openvla_core.sim.tasks import REACH_HEIGHT, Task
+from openvla_core.sim.tasks import POINT_HEIGHT, REACH_HEIGHT, Task
 
 MAX_STEP = 0.05  # metres per action
 CLOSED_ON_CUBE = 0.58  # opening below which fingers around a cube have closed on it (the cube fills 0.5)
@@ -26,6 +26,8 @@ def expert_action(task: Task, tool: np.ndarray, opening: float, cube: np.ndarray
     """
     if task.kind == "reach":
         step, gripper = cube + [0.0, 0.0, REACH_HEIGHT] - tool, float(opening > CLOSED_ON_CUBE)
+    elif task.kind == "point":
+        step, gripper = cube + [0.0, 0.0, POINT_HEIGHT] - tool, 0.0
     else:
         step, gripper = _pick(tool, opening, cube)
     norm = float(np.linalg.norm(step))

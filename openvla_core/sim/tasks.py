@@ -8,7 +8,9 @@ import numpy as np
 from openvla_core.sim.scene import CUBE_COLORS
 
 COLORS = tuple(CUBE_COLORS)
-TASK_KINDS = ("reach", "pick")
+TASK_KINDS = ("reach", "pick")  # what the shipped tiny model was trained on
+TAUGHT_KINDS = ("point",)  # what the expert can show, and a model can be taught
+KNOWN_KINDS = TASK_KINDS + TAUGHT_KINDS
 PHRASINGS = {
     "reach": (
         "move to the {color} cube",
@@ -22,10 +24,20 @@ PHRASINGS = {
         "grasp the {color} block",
         "take the {color} block",
     ),
+    "point": (
+        "point at the {color} cube",
+        "point at the {color} block",
+        "point to the {color} cube",
+        "point to the {color} block",
+    ),
 }
 REACH_HEIGHT = 0.10  # metres from the cube's centre to the tool when hovering over it
 REACH_RADIUS = 0.03  # metres, horizontal
 REACH_BAND = (0.05, 0.16)  # metres above the cube's centre
+POINT_HEIGHT = 0.045  # metres from the cube's centre to the tool when the closed fingers point at it from above
+POINT_RADIUS = 0.025  # metres, horizontal
+POINT_BAND = (0.025, 0.065)  # metres above the cube's centre
+POINT_OPENING = 0.2  # opening below which the fingers are closed on nothing
 LIFT_HEIGHT = 0.10  # metres of the cube's centre above the table
 HELD_RADIUS = 0.03  # metres from the tool to the centre of a held cube
 HOLD_TIME = 0.4  # seconds a success must last
@@ -33,7 +45,7 @@ HOLD_TIME = 0.4  # seconds a success must last
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to do: `reach` (hover over) or `pick` (grasp and lift) the cube of a colour."""
+    """One thing to do with the cube of a colour: `reach` (hover over), `pick` (grasp and lift) or `point` (at it)."""
 
     kind: str
     color: str
@@ -52,14 +64,14 @@ ALL_TASKS = tuple(Task(kind, color) for kind in TASK_KINDS for color in COLORS)
 
 
 def all_sentences() -> tuple[str, ...]:
-    """Every sentence the tasks can be asked with."""
+    """Every sentence the trained tasks can be asked with."""
     return tuple(task.sentence(i) for task in ALL_TASKS for i in range(len(PHRASINGS[task.kind])))
 
 
 def parse_instruction(text: str) -> Task | None:
     """The task a sentence asks for, or None when it is not one of the known wordings."""
     cleaned = re.sub(r"\s+", " ", text.strip().lower().rstrip(".!"))
-    for task in ALL_TASKS:
+    for task in (Task(kind, color) for kind in KNOWN_KINDS for color in COLORS):
         if any(cleaned == task.sentence(i) for i in range(len(PHRASINGS[task.kind]))):
             return task
     return None
@@ -85,8 +97,7 @@ class Judge:
             if is_lifted(tcp_position, np.asarray(position)):
                 self.lifted = name
         target = np.asarray(object_positions[self.task.object_name])
-        fulfilled = is_reached(tcp_position, target) if self.task.kind == "reach" else is_lifted(tcp_position, target)
-        if not fulfilled:
+        if not self._is_fulfilled(tcp_position, gripper_opening, target):
             self._since = None
         elif self._since is None:
             self._since = time_s
@@ -94,11 +105,23 @@ class Judge:
             self.success = True
         return self.success
 
+    def _is_fulfilled(self, tool: np.ndarray, opening: float, cube: np.ndarray) -> bool:
+        if self.task.kind == "point":
+            return is_pointed_at(tool, opening, cube)
+        return is_reached(tool, cube) if self.task.kind == "reach" else is_lifted(tool, cube)
+
 
 def is_reached(tool: np.ndarray, cube: np.ndarray) -> bool:
     """True when the tool (3,) hovers over the cube centre (3,)."""
     above = float(tool[2] - cube[2])
     return float(np.linalg.norm(tool[:2] - cube[:2])) < REACH_RADIUS and REACH_BAND[0] < above < REACH_BAND[1]
+
+
+def is_pointed_at(tool: np.ndarray, opening: float, cube: np.ndarray) -> bool:
+    """True when the closed fingers stand just above the cube centre (3,)."""
+    above = float(tool[2] - cube[2])
+    beside = float(np.linalg.norm(tool[:2] - cube[:2]))
+    return opening < POINT_OPENING and beside < POINT_RADIUS and POINT_BAND[0] < above < POINT_BAND[1]
 
 
 def is_lifted(tool: np.ndarray, cube: np.ndarray) -> bool:

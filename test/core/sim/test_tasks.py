@@ -5,7 +5,18 @@ import pytest
 
 from openvla_core.sim.expert import MAX_STEP, expert_action
 from openvla_core.sim.tabletop import TabletopSim
-from openvla_core.sim.tasks import ALL_TASKS, COLORS, HOLD_TIME, Judge, Task, all_sentences, parse_instruction
+from openvla_core.sim.tasks import (
+    ALL_TASKS,
+    COLORS,
+    HOLD_TIME,
+    KNOWN_KINDS,
+    POINT_HEIGHT,
+    TAUGHT_KINDS,
+    Judge,
+    Task,
+    all_sentences,
+    parse_instruction,
+)
 from openvla_core.training.sim_frames import advance
 
 
@@ -17,6 +28,23 @@ def test_every_sentence_names_its_task():
         assert {parse_instruction(task.sentence(i)) for i in range(4)} == {task}
 
 
+def test_what_can_be_taught_is_understood_and_is_no_part_of_the_training():
+    taught = [Task(kind, color) for kind in TAUGHT_KINDS for color in COLORS]
+    for task in taught:
+        assert {parse_instruction(task.sentence(i)) for i in range(4)} == {task}
+        assert not set(all_sentences()) & {task.sentence(i) for i in range(4)}
+
+
+def test_pointing_needs_closed_fingers():
+    objects = {f"{name} cube": np.array([0.5, 0.1 * i, 0.02]) for i, name in enumerate(COLORS)}
+    tool = objects["red cube"] + [0.0, 0.0, POINT_HEIGHT]
+    for opening, wanted in ((1.0, False), (0.0, True)):
+        judge = Judge(Task("point", "red"))
+        for tick in range(4):
+            judge.update(tool, opening, objects, tick * HOLD_TIME / 2)
+        assert judge.success == wanted
+
+
 def test_case_spaces_and_a_full_stop_do_not_matter():
     assert parse_instruction("  Pick up the RED  cube. ") == Task("pick", "red")
 
@@ -26,7 +54,7 @@ def test_other_sentences_are_no_task(text):
     assert parse_instruction(text) is None
 
 
-@pytest.mark.parametrize("kind", ["reach", "pick"])
+@pytest.mark.parametrize("kind", KNOWN_KINDS)
 def test_expert_solves_ten_scenes_in_a_row(kind):
     sim = TabletopSim()
     for seed in range(10):
