@@ -8,10 +8,11 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from openvla_core.checkpoint import expected_shapes
 from openvla_core.model import OpenVLA, OpenVLAConfig
+from openvla_core.training.lora import LoraSettings
+from openvla_core.training.strategies import choose_trainable
 
 # What the published config.json files hold, apart from statistics and fields other loaders read.
 CONFIGS = {
@@ -30,14 +31,7 @@ CONFIGS = {
     },
 }
 LLAMA = "language_model.model"
-ENDS = (f"{LLAMA}.embed_tokens.", f"{LLAMA}.layers.31.", "language_model.lm_head.")
-# Prefixes of what is trained, per strategy; the final norm of the language model only where all of it is.
-STRATEGIES = {
-    "full": ("",),
-    "last_layer": ENDS,
-    "frozen_vision": ("projector.", "language_model."),
-    "sandwich": ("vision_backbone.", "projector.", *ENDS),
-}
+STRATEGIES = ("full", "last-layer", "frozen-vision", "sandwich")
 PARTS = {
     "vision": "vision_backbone.",
     "vision.featurizer": "vision_backbone.featurizer.",
@@ -49,7 +43,6 @@ PARTS = {
     "one_decoder_layer": f"{LLAMA}.layers.0.",
     "final_norm": f"{LLAMA}.norm.",
 }
-RANK = 32
 LORA_GROUPS = {
     "vision.featurizer": PARTS["vision.featurizer"],
     "vision.fused": PARTS["vision.fused_featurizer"],
@@ -67,19 +60,19 @@ class Full:
         self.config = OpenVLAConfig.from_dict(CONFIGS[name])
         self.shapes = {key: list(shape) for key, shape in expected_shapes(self.config).items()}
 
+        self._trained = {}
+
     def count(self, *prefixes):
         return sum(math.prod(shape) for name, shape in self.shapes.items() if name.startswith(prefixes))
 
-    def lora(self):
-        """{name of a tensor of the adapter: its size}, for every linear layer and patch embedding."""
-        with torch.device("meta"):
-            model = OpenVLA(self.config)
-        sizes = {}
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                sizes[f"{name}.lora_A"] = RANK * math.prod(module.weight.shape[1:])
-                sizes[f"{name}.lora_B"] = RANK * module.weight.shape[0]
-        return sizes
+    def trained(self, strategy, targets="reference"):
+        """{name of a parameter: its size}, for what the trainer trains."""
+        if (strategy, targets) not in self._trained:
+            with torch.device("meta"):
+                model = OpenVLA(self.config)
+            chosen = choose_trainable(model, strategy, LoraSettings(rank=32, targets=targets))
+            self._trained[strategy, targets] = {name: parameter.numel() for name, parameter in chosen.items()}
+        return self._trained[strategy, targets]
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -100,11 +93,11 @@ def test_parameters_per_part_are_the_published_ones(full):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_each_strategy_trains_the_published_number_of_parameters(full, strategy):
-    assert full.count(*STRATEGIES[strategy]) == full.counts[f"strategy_{strategy}"]
+    assert sum(full.trained(strategy).values()) == full.counts[f"strategy_{strategy.replace('-', '_')}"]
 
 
 def test_lora_trains_the_published_number_of_parameters(full):
-    sizes, counts = full.lora(), full.counts
+    sizes, counts = full.trained("lora"), full.counts
     assert sum(sizes.values()) == counts["strategy_lora_r32"]
     assert len(sizes) == counts["lora_tensors"]
     assert sum(sizes.values()) + counts["strategy_full"] == counts["lora_total_params_with_adapters"]
@@ -114,22 +107,28 @@ def test_lora_trains_the_published_number_of_parameters(full):
 
 def test_lora_reaches_the_published_layers(full):
     """The patch embeddings, the head, and also layers that are never run: last blocks and SigLIP's pooling."""
-    sizes, counts = full.lora(), full.counts
-    assert sorted({name.split(".")[-2] for name in sizes}) == counts["lora_target_names"]
+    sizes, counts = full.trained("lora"), full.counts
+    assert sorted({name.split(".")[-4] for name in sizes}) == counts["lora_target_names"]
     patch_embeddings = {name: size for name, size in sizes.items() if "patch_embed" in name}
     published = counts["lora_conv_patch_embed"]
-    assert {f"base_model.model.{name}.default.weight": size for name, size in patch_embeddings.items()} == published
+    assert {f"base_model.model.{name}": size for name, size in patch_embeddings.items()} == published
     assert lora_count(sizes, *(f"{PARTS[p]}attn_pool." for p in PARTS if "featurizer" in p)) == counts["lora_attn_pool"]
     last_blocks = [
         f"vision_backbone.{name}.blocks.{tower.depth - 1}."
         for name, tower in zip(("featurizer", "fused_featurizer"), full.config.towers, strict=False)
     ]
     assert lora_count(sizes, *last_blocks) == counts["lora_last_vision_blocks"]
-    assert ("language_model.lm_head.lora_A" in sizes) is counts["lora_head_present"]
+    assert ("language_model.lm_head.lora_A.default.weight" in sizes) is counts["lora_head_present"]
+
+
+def test_modern_lora_is_what_a_library_of_today_chooses(full):
+    """No head, no patch embedding; both numbers were counted with such a library."""
+    fused = "vision_backbone.fused_featurizer.norm.weight" in full.shapes
+    assert sum(full.trained("lora", "modern").values()) == (109_563_904 if fused else 96_391_168)
 
 
 def test_every_published_count_is_compared(full):
-    compared = set(PARTS) | {f"strategy_{name}" for name in STRATEGIES} | {"n_state_dict_keys"}
+    compared = set(PARTS) | {f"strategy_{name.replace('-', '_')}" for name in STRATEGIES} | {"n_state_dict_keys"}
     assert {key for key in full.counts if key not in compared} == {
         "strategy_lora_r32", "lora_tensors", "lora_total_params_with_adapters", "lora_by_group", "lora_target_names",
         "lora_conv_patch_embed", "lora_attn_pool", "lora_last_vision_blocks", "lora_head_present",
