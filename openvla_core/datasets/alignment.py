@@ -90,6 +90,11 @@ class Steps:
     rate_hz: float
     counts: Mapping[str, int] = field(default_factory=dict)
 
+    def without_holes(self, kept: np.ndarray) -> np.ndarray:
+        """segment of the steps (M,) that are kept: one that is missing between two of them is a hole as well."""
+        breaks = (np.diff(kept) != 1) | (np.diff(self.segment[kept]) != 0)
+        return np.append(0, np.cumsum(breaks))[: len(kept)]
+
 
 def align(
     camera: Stream,

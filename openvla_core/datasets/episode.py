@@ -69,7 +69,8 @@ class Episode:
     the tool in the base frame; "gripper" (T, 1): 0 closed to 1 open; "joints" (T, n) radians.
     times_s: (T,) float64 seconds since the first frame. rate_hz: nominal steps per second, 0 when unknown.
     success: the operator's verdict, None when not told. convention: the card's values, None when unknown.
-    metadata: anything else worth keeping, JSON-like (operator, robot, source, ...).
+    metadata: anything else worth keeping, JSON-like (operator, robot, source, ...). Its "holes" are the steps before
+    which something is missing in the recording.
     """
 
     name: str
@@ -94,9 +95,18 @@ class Episode:
             raise DatasetError(f"episode {self.name!r} has {steps} times, but {wrong}; every part needs one per step.")
         if self.actions.ndim != 2:
             raise DatasetError(f"episode {self.name!r} has actions of shape {self.actions.shape}; expected (steps, D).")
+        holes = self.metadata.get("holes", [])
+        fits = isinstance(holes, list) and all(type(step) is int and 0 < step < steps for step in holes)
+        if not fits or sorted(set(holes)) != holes:
+            raise DatasetError(f"episode {self.name!r} has holes {holes!r}; expected rising numbers of its steps.")
 
     def __len__(self) -> int:
         return len(self.times_s)
+
+    @property
+    def segment(self) -> np.ndarray:
+        """(T,) int64, equal for steps that follow each other without a hole; chunks of actions never cross one."""
+        return np.searchsorted(self.metadata.get("holes", []), np.arange(len(self)), side="right")
 
 
 class EpisodeSource(Protocol):

@@ -15,6 +15,7 @@ from openvla_core.conventions import ActionConvention, convention_from_mapping, 
 from openvla_core.datasets import actions as labels
 from openvla_core.datasets.alignment import NS_PER_S, Series, Steps, align
 from openvla_core.datasets.bags.recording import CAMERAS, METADATA_FILE, Recording, Stream, frames_of, read_recording
+from openvla_core.datasets.bags.sentences import instruction_of
 from openvla_core.datasets.episode import Episode
 from openvla_core.datasets.gripper_joints import opening_of_joints
 from openvla_core.errors import ConfigError, DatasetError
@@ -46,6 +47,14 @@ class ReadingSettings:
     )
     convention: str = setting("", "Card for bags that carry none: a path")
     instruction: str = setting("", "Sentence for bags that carry none")
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError when open and closed are one number, which would tell nothing."""
+        if self.gripper_open == self.gripper_closed or not np.isfinite(self.gripper_open - self.gripper_closed):
+            raise ConfigError(
+                f"gripper_open is {self.gripper_open:g} and gripper_closed {self.gripper_closed:g}; expected two "
+                "different numbers: what the gripper topic says when it is open, and when it is closed."
+            )
 
 
 def load_settings(path: str | Path) -> ReadingSettings:
@@ -100,7 +109,7 @@ def read_episode(path: str | Path, settings: ReadingSettings | None = None) -> E
 def build_episode(recording: Recording, settings: ReadingSettings) -> Episode:
     """Aligns the streams of a recording, labels the steps and leaves out those without motion.
 
-    The choices and what was left out are in the metadata: actions, rotation, gripper, rate_hz, dropped.
+    The choices and what was left out are in the metadata: actions, rotation, gripper, rate_hz, dropped, holes.
     """
     for role in ("primary", "pose"):
         if role not in recording.streams:
@@ -110,7 +119,7 @@ def build_episode(recording: Recording, settings: ReadingSettings) -> Episode:
             )
     card = labels.card_for(card_of(recording, settings), settings.rotation)
     streams = _with_opening(recording.streams, settings)
-    instruction, span = instruction_of(recording, settings)
+    instruction, span = instruction_of(recording, settings.instruction)
     continuous: dict[str, Stream] = {role: streams[role] for role in ("pose", "joints", "gripper") if role in streams}
     if settings.actions == "target":
         _need(recording, "target")
@@ -124,7 +133,9 @@ def build_episode(recording: Recording, settings: ReadingSettings) -> Episode:
     dropped = dict(steps.counts)
     if len(usable) > len(keep):
         dropped["without an applied action"] = int((~usable).sum())
-    chosen = keep[_wanted(card, actions[keep], settings)]
+    wanted = _wanted(card, actions[keep], settings)
+    # What is left out on purpose makes no hole: the next action still begins where the last one ended.
+    chosen, segment = keep[wanted], steps.without_holes(keep)[wanted]
     if len(keep) > len(chosen):
         dropped["without motion"] = len(keep) - len(chosen)
     stamps = steps.stamps_ns[chosen]
@@ -150,6 +161,7 @@ def build_episode(recording: Recording, settings: ReadingSettings) -> Episode:
             "gripper": gripper,
             "dropped": dropped,
             "start_ns": int(stamps[0]) if len(stamps) else 0,
+            "holes": (np.flatnonzero(np.diff(segment)) + 1).tolist(),
         },
     )
 
@@ -165,33 +177,6 @@ def card_of(recording: Recording, settings: ReadingSettings) -> ActionConvention
         f"{recording.name} carries no convention card, so nobody knows what its actions are to mean. "
         "Name one with `convention`, such as config/conventions/bridge_orig.yaml."
     )
-
-
-def instruction_of(recording: Recording, settings: ReadingSettings) -> tuple[str, tuple[int, int] | None]:
-    """The instruction, and the stamps (ns) between which it was in force; None for the whole recording.
-
-    It comes from the facts of the bag, else from the instruction topic: the last sentence before the first frame, or
-    the first one at all. Another sentence later ends the episode.
-    """
-    given = str(recording.facts.get("instruction") or "").strip()
-    stream = recording.streams.get("instruction")
-    if given or stream is None or not len(stream):
-        return given or settings.instruction, None
-    camera = recording.streams["primary"]
-    # Sentences carry no stamp; the time they were recorded is compared with the same time of the first frame.
-    before = np.searchsorted(stream.arrivals_ns, camera.arrivals_ns[0], side="right") - 1
-    first = max(int(before), 0)
-    text = stream.texts[first]
-    start = camera.arrivals_ns[np.searchsorted(camera.arrivals_ns, stream.arrivals_ns[first])] if before < 0 else None
-    changed = [i for i in range(first + 1, len(stream)) if stream.texts[i].strip() != text.strip()]
-    end = stream.arrivals_ns[changed[0]] if changed else None
-    if start is None and end is None:
-        return text.strip(), None
-    within = np.ones(len(camera), dtype=bool)
-    within &= camera.arrivals_ns >= start if start is not None else True
-    within &= camera.arrivals_ns < end if end is not None else True
-    stamps = camera.stamps_ns[within]
-    return text.strip(), (int(stamps.min()), int(stamps.max())) if len(stamps) else (1, 0)
 
 
 def _need(recording: Recording, role: str) -> None:

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from openvla_core.conventions import convention_from_mapping
+from openvla_core.datasets.bags.sentences import told
 from openvla_core.datasets.check.evidence import NS_PER_S, Evidence
 from openvla_core.datasets.check.findings import Finding
 from openvla_core.datasets.check.settings import CheckSettings
@@ -55,25 +54,21 @@ def _streams(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _sentences(evidence: Evidence) -> Iterator[Finding]:
-    """The instruction topic against the recording; a sentence in the metadata is in force from the beginning."""
+    """When the sentences were told, against the recording."""
     assert evidence.recording is not None
-    streams = evidence.recording.streams
-    stream, camera = streams.get("instruction"), streams.get(PRIMARY)
-    if stream is None or not len(stream) or camera is None:
+    camera = evidence.recording.streams.get(PRIMARY)
+    if camera is None:
         return
-    texts = list(dict.fromkeys(text.strip() for text in stream.texts))
-    late_s = float(stream.arrivals_ns[0] - camera.arrivals_ns[0]) / NS_PER_S
+    first, last = int(camera.arrivals_ns.min()), int(camera.arrivals_ns.max())
+    spoken = [held for held in told(evidence.recording) if held.sentence]
+    late_s = (spoken[0].begin_ns - first) / NS_PER_S if spoken else 0.0
     if late_s > LATE_S:
         sentence = f"the first instruction came {late_s:.1f} s after the first frame; expected it before"
         yield Finding("INSTRUCTION_LATE", sentence, evidence.name)
-    during = stream.arrivals_ns > camera.arrivals_ns[0]
-    if len(texts) > 1 and during.any():
-        first = stream.texts[max(0, int(np.argmax(during)) - 1)].strip()
-        changed = [i for i in np.flatnonzero(during) if stream.texts[i].strip() != first]
-        if changed:
-            sentence = f"{first!r} became {stream.texts[changed[0]].strip()!r}; expected one instruction"
-            seconds = float(stream.arrivals_ns[changed[0]] - camera.arrivals_ns[0]) / NS_PER_S
-            yield Finding("INSTRUCTION_CHANGED", sentence, evidence.name, seconds)
+    seen = [held for held in spoken if held.within(first, last) > 0]
+    if len(seen) > 1:
+        sentence = f"{seen[0].sentence!r} became {seen[1].sentence!r}; expected one instruction"
+        yield Finding("INSTRUCTION_CHANGED", sentence, evidence.name, (seen[1].begin_ns - first) / NS_PER_S)
 
 
 def _instruction(evidence: Evidence) -> Iterator[Finding]:
@@ -93,9 +88,8 @@ def instruction_of(evidence: Evidence) -> str:
         return evidence.episode.instruction
     if evidence.recording is None:
         return ""
-    stream = evidence.recording.streams.get("instruction")
     given = str(evidence.recording.facts.get("instruction") or "")
-    return given or (stream.texts[0] if stream is not None and stream.texts else "")
+    return given or next((held.sentence for held in told(evidence.recording) if held.sentence), "")
 
 
 def _card(evidence: Evidence) -> Iterator[Finding]:

@@ -93,7 +93,9 @@ KINDS: dict[str, Kind] = {
         WARNING, "the instruction came after the beginning", "Publish it before recording starts."
     ),
     "INSTRUCTION_CHANGED": Kind(
-        WARNING, "the instruction changed on the way", "Record one task per episode; what follows is left out."
+        WARNING,
+        "the instruction changed on the way",
+        "Record one task per episode; only the steps of the sentence told longest stay.",
     ),
     "OUTCOME_MISSING": Kind(WARNING, "nobody said whether it succeeded", "End episodes with success or failure."),
     "FAILURE_INCLUDED": Kind(

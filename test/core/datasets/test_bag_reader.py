@@ -1,12 +1,15 @@
 """Bags of every kind become episodes, with their pictures left in the file."""
 
 import copy
+from dataclasses import replace
+from datetime import datetime, timezone
 
 import bag_tools as tools
 import cv2
 import numpy as np
 import pytest
 from bag_tools import CAMERA, GRIPPER, INSTRUCTION, JOINTS, POSE, RAW, S
+from made_episodes import Episodes
 from rosbags.rosbag2 import StoragePlugin
 
 from openvla_core.conventions import convention_from_mapping, load_convention
@@ -16,6 +19,7 @@ from openvla_core.datasets.bags.metadata import TopicFacts
 from openvla_core.datasets.bags.reader import BagSource, ReadingSettings, load_settings, read_episode
 from openvla_core.datasets.bags.recording import read_recording
 from openvla_core.datasets.bags.writer import BagWriter, facts_as_custom_data
+from openvla_core.datasets.streaming.sources import EpisodeSteps
 from openvla_core.errors import ConfigError, DatasetError
 
 ALL = ReadingSettings(trim_idle=False)
@@ -167,6 +171,90 @@ def test_the_instruction_topic_speaks_when_the_facts_are_silent(scribe, tape, tm
     assert episode.instruction == "pick up the cup"
     assert episode.times_s[-1] < 3.0
     assert episode.metadata["dropped"]["another instruction or none"] > 3
+
+
+def told(tape, *spoken: tuple[float, str], **facts) -> tools.Tape:
+    """A recording by our own recorder in which these sentences were told: seconds, sentence."""
+    first = tape.notes[CAMERA][0].arrival_ns
+    entries = [[seconds, sentence, first + int(seconds * S)] for seconds, sentence in spoken]
+    others = {k: v for k, v in tape.facts.items() if k != "instruction"}
+    return tools.Tape("told", dict(tape.notes), {**others, "instructions": entries, **facts})
+
+
+def test_of_two_sentences_the_episode_has_the_steps_of_the_one_it_is_named_after(scribe, tape, tmp_path):
+    """All steps once had the longest sentence, those during which another one was followed too."""
+    both = told(tape, (-1.0, "open the drawer"), (1.5, "pick up the cup"), instruction="pick up the cup")
+    whole = read_episode(scribe.write(told(tape, instruction="pick up the cup"), tmp_path / "whole"), ALL)
+    episode = read_episode(scribe.write(both, tmp_path), ALL)
+    assert episode.instruction == "pick up the cup"
+    assert episode.metadata["start_ns"] >= tape.notes[CAMERA][0].arrival_ns + 1.4 * S
+    np.testing.assert_array_equal(episode.actions, whole.actions[len(whole) - len(episode) :])
+    assert episode.metadata["dropped"]["another instruction or none"] == len(whole) - len(episode) > 5
+
+
+@pytest.mark.parametrize(
+    ("spoken", "facts", "begin_s", "end_s"),
+    [
+        ([(-1.0, "a"), (1.0, "b")], {}, 1.0, 9.0),
+        ([(-1.0, "a"), (1.0, "b"), (2.0, "a")], {}, 2.0, 9.0),
+        ([(-9.0, "a"), (0.5, "b")], {"instruction": "a"}, 0.0, 0.5),
+        ([(-1.0, "a"), (2.5, "")], {"instruction": "a"}, 0.0, 2.5),
+        ([(1.2, "a")], {"instruction": "a"}, 1.2, 9.0),
+        ([(-1.0, "a"), (1.0, "b")], {"instruction": "corrected by hand"}, 0.0, 9.0),
+        ([(-1.0, "a"), (1.0, "a")], {"instruction": "a"}, 0.0, 9.0),
+    ],
+)
+def test_an_episode_lasts_as_long_as_its_sentence(spoken, facts, begin_s, end_s, scribe, tape, tmp_path):
+    episode = read_episode(scribe.write(told(tape, *spoken, **facts), tmp_path), ALL)
+    last = (tape.notes[CAMERA][-1].arrival_ns - tape.notes[CAMERA][0].arrival_ns) / S
+    begin = (episode.metadata["start_ns"] - tape.notes[CAMERA][0].stamp_ns) / S
+    assert 0 <= begin - begin_s < 0.25
+    assert 0 <= min(end_s, last) - (begin + episode.times_s[-1]) < 0.45
+
+
+def test_recordings_of_an_earlier_release_have_no_times_but_a_beginning(scribe, tape, tmp_path):
+    began = datetime.fromtimestamp(tape.notes[CAMERA][0].arrival_ns / S, timezone.utc).isoformat()
+    entries = [[0.0, "pick up the cup"], [2.0, "put it down"]]
+    old = told(tape, instruction="pick up the cup", started=began)
+    old.facts["instructions"] = entries
+    assert 1.0 < read_episode(scribe.write(old, tmp_path), ALL).times_s[-1] < 2.0
+
+
+@pytest.mark.parametrize("instructions", ["pick", [["now", "pick"]], [[1.0]], [[0.0, 5, 7]], [None]])
+def test_notes_that_are_damaged_count_as_none(instructions, scribe, tape, tmp_path):
+    broken = told(tape, instruction="pick up the cup")
+    broken.facts["instructions"] = instructions
+    assert read_episode(scribe.write(broken, tmp_path), ALL).instruction == "pick up the cup"
+
+
+def test_a_camera_hole_is_noted_and_no_chunk_crosses_it(scribe, tape, tmp_path):
+    """Chunks once went on behind a pause of the camera as if nothing had happened meanwhile."""
+    notes = tape.notes[CAMERA]
+    holed = tools.Tape("holed", {**tape.notes, CAMERA: notes[:30] + notes[45:]}, tape.facts)
+    episode = read_episode(scribe.write(holed, tmp_path), ALL)
+    (hole,) = episode.metadata["holes"]
+    assert episode.times_s[hole] - episode.times_s[hole - 1] > 1.0
+    steps = EpisodeSteps(Episodes("holed", [episode]), future=3)
+    np.testing.assert_array_equal(steps[hole - 1].actions[1:, :6], 0.0)
+    np.testing.assert_array_equal(steps[hole - 1].actions[:, 6], episode.actions[hole - 1, 6])
+    np.testing.assert_array_equal(steps[hole - 2].actions[:2], episode.actions[hole - 2 : hole])
+    np.testing.assert_array_equal(steps[hole].actions, episode.actions[hole : hole + 4])
+
+
+def test_steps_left_out_on_purpose_make_no_hole(scribe, tape, tmp_path):
+    notes = {**tape.notes, POSE: [replace(n, value=tape.notes[POSE][150].value) if 100 < i < 200 else n
+                                  for i, n in enumerate(tape.notes[POSE])]}  # fmt: skip
+    folder = scribe.write(tools.Tape("still", notes, tape.facts), tmp_path)
+    episode = read_episode(folder, ReadingSettings(noop_norm=1e-3, trim_idle=False))
+    assert episode.metadata["dropped"]["without motion"] > 3
+    assert episode.metadata["holes"] == []
+
+
+def test_a_gripper_that_is_open_where_it_is_closed_is_refused(tmp_path):
+    """It once became a division by zero."""
+    (tmp_path / "lab.yaml").write_text("gripper_open: 1.0\ngripper_closed: 1.0\n")
+    with pytest.raises(ConfigError, match="two different numbers"):
+        load_settings(tmp_path / "lab.yaml")
 
 
 def test_joint_states_in_changing_order_keep_their_meaning(scribe, tape, tmp_path):

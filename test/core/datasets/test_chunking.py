@@ -22,6 +22,26 @@ def test_before_the_beginning_the_first_action_is_repeated():
     np.testing.assert_array_equal(chunks[2], ACTIONS)
 
 
+def test_a_hole_in_the_recording_ends_a_chunk_as_the_end_of_the_episode_does():
+    rows = np.arange(1.0, 16.0).reshape(5, 3)
+    chunks = chunk_actions(rows, relative_mask(3), window=2, future=1, segment=np.array([0, 0, 0, 1, 1]))
+    for start, stop in ((0, 3), (3, 5)):
+        alone = chunk_actions(rows[start:stop], relative_mask(3), window=2, future=1)
+        np.testing.assert_array_equal(chunks[start:stop], alone)
+
+
+def test_a_window_does_not_look_across_a_hole():
+    indices, real = window_indices(4, 2, np.array([0, 0, 7, 7]))
+    np.testing.assert_array_equal(indices, [[0, 0], [0, 1], [2, 2], [2, 3]])
+    np.testing.assert_array_equal(real[:, 0], [False, True, False, True])
+    assert window_indices(0, 2)[0].shape == (0, 2)
+
+
+def test_segments_of_another_length_are_refused():
+    with pytest.raises(DatasetError, match="segment"):
+        chunk_actions(ACTIONS, relative_mask(3), segment=np.zeros(2, dtype=int))
+
+
 def test_without_window_and_future_actions_are_what_they_were():
     chunks = chunk_actions(ACTIONS, relative_mask(3))
     np.testing.assert_array_equal(chunks[:, 0], ACTIONS)
