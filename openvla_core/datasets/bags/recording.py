@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from openvla_core.datasets.bags.messages import (
     header_stamp_ns,
     stamp_ns,
 )
+from openvla_core.datasets.per_process import PerProcess
 from openvla_core.errors import DatasetError
 
 CUSTOM_PREFIX = "openvla."
@@ -78,7 +80,7 @@ class Recording:
 
 
 class BagFrames:
-    """The pictures of chosen messages of a bag, read from the file one at a time.
+    """The pictures of chosen messages of a bag, read from the file one at a time; each process opens the file itself.
 
     places: (arrival in ns, how many messages of the topic arrived at that very time before it), one per frame.
     """
@@ -86,23 +88,23 @@ class BagFrames:
     def __init__(self, path: Path, topic: str, kind: str, places: Sequence[tuple[int, int]]) -> None:
         self._path, self._topic, self._kind = path, topic, kind
         self._places = list(places)
-        self._open: tuple[Any, MessageReader] | None = None
+        self._open = PerProcess(partial(_open_with_reader, path), _close_bag)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self._reader()[1].picture(self._message(index), self._kind)
+        return self._open()[1].picture(self._message(index), self._kind)
 
     def encoded(self, index: int) -> bytes | None:
         """The JPEG or PNG file of a compressed picture as it was recorded; None for raw pixels."""
         if self._kind != IMAGE_TYPES[1]:
             return None
-        return self._reader()[1].picture_file(self._message(index), self._kind)
+        return self._open()[1].picture_file(self._message(index), self._kind)
 
     def _message(self, index: int) -> bytes:
         arrival, before = self._places[index]
-        bag, _ = self._reader()
+        bag, _ = self._open()
         wanted = [connection for connection in bag.connections if connection.topic == self._topic]
         with _explained(self._path):
             for count, (_, _, data) in enumerate(bag.messages(wanted, start=arrival, stop=arrival + 1)):
@@ -110,23 +112,18 @@ class BagFrames:
                     return data
         raise DatasetError(f"{self._path} has changed since it was opened: a picture is no longer there.")
 
-    def _reader(self) -> tuple[Any, MessageReader]:
-        if self._open is None:
-            bag = open_bag(self._path)
-            self._open = (bag, MessageReader(_definitions(bag)))
-        return self._open
-
     def close(self) -> None:
         """Closes the file; the next picture opens it again."""
-        if self._open is not None:
-            self._open[0].close()
-            self._open = None
+        self._open.close()
 
-    def __del__(self) -> None:
-        self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": None}  # each worker process opens the file for itself
+def _open_with_reader(path: Path) -> tuple[Any, MessageReader]:
+    bag = open_bag(path)
+    return bag, MessageReader(_definitions(bag))
+
+
+def _close_bag(opened: tuple[Any, MessageReader]) -> None:
+    opened[0].close()
 
 
 def open_bag(path: Path) -> Any:

@@ -1,6 +1,6 @@
 """Frames in the mp4 files of a LeRobot data set: written episode after episode, read frame by frame, through PyAV."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 
 from openvla_core.datasets.episode import Frames
 from openvla_core.datasets.lerobot.table import PIXEL_FORMAT
+from openvla_core.datasets.per_process import PerProcess
 from openvla_core.errors import DatasetError
 
 CODEC = "libx264"
@@ -60,13 +61,14 @@ class VideoWriter:
 
 
 class VideoFrames:
-    """The frames of an episode in a video: each within half a frame of start + times seconds. Picklable."""
+    """The frames of an episode in a video: each within half a frame of start + times seconds. Picklable.
+
+    Each process has a decoder of its own.
+    """
 
     def __init__(self, path: Path, start_s: float, times_s: np.ndarray, rate_hz: float) -> None:
         self._path, self._times, self._half = path, start_s + np.asarray(times_s, np.float64), 0.5 / rate_hz
-        self._close: Callable[[], None] = _nothing
-        self._decoded: Iterator[Any] | None = None
-        self._next = -1
+        self._decoder = PerProcess(_Decoder, _Decoder.close)
 
     def __len__(self) -> int:
         return len(self._times)
@@ -83,39 +85,42 @@ class VideoFrames:
         except (FFmpegError, OSError, ValueError) as error:
             raise DatasetError(f"{self._path} cannot be decoded at {wanted:.3f} s: {error}") from error
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_path": self._path, "_times": self._times, "_half": self._half}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _close=_nothing, _decoded=None, _next=-1)
-
-    def __del__(self) -> None:
-        self._close()
-
     def _frame_at(self, wanted: float, index: int) -> np.ndarray:
-        if self._decoded is None or not 0 <= index - self._next < FORWARD_FRAMES:
-            self._decoded = self._decode_from(wanted)
-        for frame in self._decoded:
+        decoder = self._decoder()
+        if decoder.frames is None or not 0 <= index - decoder.next < FORWARD_FRAMES:
+            decoder.start(self._path, wanted - self._half)
+        for frame in decoder.frames or ():
             if frame.time is not None and frame.time >= wanted - self._half:
                 if frame.time > wanted + self._half:
                     break
-                self._next = index + 1
+                decoder.next = index + 1
                 return frame.to_ndarray(format="rgb24")
-        self._decoded = None
+        decoder.frames = None
         raise DatasetError(f"{self._path} has no frame at {wanted:.3f} s; copy the data set again.")
 
-    def _decode_from(self, seconds: float) -> Iterator[Any]:
-        self._close()
-        if not self._path.is_file():
-            raise DatasetError(f"{self._path} is missing; copy the whole data set, with its folder videos.")
-        container: Any = av.open(str(self._path))
-        self._close = container.close
-        if not container.streams.video:
-            raise DatasetError(f"{self._path} has no video stream.")
-        stream = container.streams.video[0]
-        container.seek(max(0, int((seconds - self._half) / stream.time_base)), stream=stream)
-        return container.decode(stream)
 
+class _Decoder:
+    """An open video. frames: those that are decoded next; next: the number of the first of them."""
 
-def _nothing() -> None:
-    pass
+    def __init__(self) -> None:
+        self.frames: Iterator[Any] | None = None
+        self.next = -1
+        self._container: Any = None
+
+    def start(self, path: Path, seconds: float) -> None:
+        """Decodes from a key frame before this time on."""
+        self.close()
+        if not path.is_file():
+            raise DatasetError(f"{path} is missing; copy the whole data set, with its folder videos.")
+        self._container = av.open(str(path))
+        if not self._container.streams.video:
+            raise DatasetError(f"{path} has no video stream.")
+        stream = self._container.streams.video[0]
+        self._container.seek(max(0, int(seconds / stream.time_base)), stream=stream)
+        self.frames = self._container.decode(stream)
+
+    def close(self) -> None:
+        self.frames = None
+        if self._container is not None:
+            self._container.close()
+            self._container = None
