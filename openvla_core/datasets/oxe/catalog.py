@@ -1,15 +1,18 @@
 """The Open X-Embodiment data sets OpenVLA was trained on: their weights, their field names and what is left out."""
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from openvla_core.datasets.episode import PRIMARY, SECONDARY, WRIST, Episode, PixelFrames
-from openvla_core.datasets.oxe.standardize import moving_steps, standardize
+from openvla_core.datasets.episode import PRIMARY, SECONDARY, WRIST, Episode, Frames, PixelFrames
+from openvla_core.datasets.oxe.curation import DROP_STILL_STEPS
+from openvla_core.datasets.oxe.standardize import standardize
+from openvla_core.datasets.oxe.trajectories import ChosenFrames
+from openvla_core.datasets.streaming.shuffle import mixed
 from openvla_core.errors import DatasetError
-from openvla_core.images import decode_compressed
 
 # The three mixtures, in the order of DatasetCard.weights: all of them take Octo's weights as their start.
 MIXTURES = ("oxe_magic_soup", "oxe_magic_soup_plus", "oxe_magic_soup_plus_minus")
@@ -26,7 +29,9 @@ class DatasetCard:
 
     weights: per mixture of MIXTURES, None where it is not a member. images: camera -> name of its frames. state: names
     that are put side by side, PAD for one 0. state_encoding: "POS_EULER", "POS_QUAT", "JOINT" or "NONE".
-    transform: of openvla_core.datasets.oxe.standardize. rate_hz: 0 where it is not known here.
+    transform: of openvla_core.datasets.oxe.standardize. drop_still_steps: see curation.trained_steps. swap_cameras:
+    either of the first two cameras may be the primary one, drawn for every trajectory. rate_hz: 0 where it is not known
+    here.
     """
 
     weights: tuple[float | None, float | None, float | None]
@@ -35,6 +40,7 @@ class DatasetCard:
     state_encoding: str
     transform: str
     drop_still_steps: bool = False
+    swap_cameras: bool = False
     rate_hz: float = 0.0
 
 
@@ -45,11 +51,12 @@ def _card(
     encoding: str,
     transform: str,
     drop_still_steps: bool = False,
+    swap_cameras: bool = False,
 ) -> DatasetCard:
     """images: primary, secondary and wrist, separated by blanks, "-" where there is none."""
     cameras = dict(zip((PRIMARY, SECONDARY, WRIST), images.split(), strict=True))
     present = {camera: name for camera, name in cameras.items() if name != "-"}
-    return DatasetCard(weights, present, tuple(state.split()), encoding, transform, drop_still_steps)
+    return DatasetCard(weights, present, tuple(state.split()), encoding, transform, drop_still_steps, swap_cameras)
 
 
 _RT1, _KUKA = 0.54087122203, 0.8341046294
@@ -108,7 +115,7 @@ DATASETS: dict[str, DatasetCard] = {
     "dobbe": _card((None, 0.2, 0.2), "wrist_image - -", "proprio", "POS_EULER", "dobbe"),
     "droid": _card(
         (None, 0.06, None), "exterior_image_1_left exterior_image_2_left wrist_image_left", "proprio", "POS_QUAT",
-        "droid_baseact", drop_still_steps=True,
+        "droid_baseact", drop_still_steps=True, swap_cameras=True,
     ),
 }  # fmt: skip
 
@@ -123,40 +130,54 @@ def mixture_weights(mixture: str) -> dict[str, float]:
 
 
 def to_episode(
-    dataset: str, trajectory: Mapping[str, Any], name: str, card: DatasetCard | None = None
+    dataset: str, trajectory: Mapping[str, Any], name: str, card: DatasetCard | None = None, seed: int = 0
 ) -> Episode | None:
     """One recorded trajectory (its form: openvla_core.datasets.oxe.standardize) as an episode with state "proprio".
 
-    card: where the data set keeps things; by default that of DATASETS. Returns None for what training leaves out:
-    no instruction, or no step left. Raises DatasetError when fields are missing.
+    card: where the data set keeps things; by default that of DATASETS. name: unique in the data set. seed: with the
+    name decides what is drawn for this trajectory, the same at every call. Returns None for what training leaves out:
+    no instruction, or no step. Raises DatasetError when fields are missing.
     """
-    card = _card_of(dataset) if card is None else card
+    card = card_of(dataset) if card is None else card
     given = standardize(card.transform, trajectory)
     instruction, actions, seen = _instruction(given), given["action"], given["observation"]
-    kept = np.flatnonzero(moving_steps(actions)) if card.drop_still_steps else np.arange(len(actions))
-    if not instruction or not len(kept):
+    if not instruction or not len(actions):
         return None
     missing = [key for key in (*card.images.values(), *card.state) if key not in seen and key != PAD]
     if missing:
         raise DatasetError(f"{dataset}: a trajectory lacks {', '.join(missing)}; it has {', '.join(sorted(seen))}.")
+    swapped = card.swap_cameras and bool(mixed(seed, zlib.crc32(f"{dataset}/{name}".encode())) & 1)
+    steps = np.arange(len(actions), dtype=np.float64)
     return Episode(
         name=name,
         instruction=instruction,
-        images={camera: _kept_frames(seen[key], kept) for camera, key in card.images.items()},
-        actions=actions[kept],
-        state={"proprio": _state(seen, card.state, len(actions))[kept]},
-        times_s=kept / card.rate_hz if card.rate_hz else kept.astype(np.float64),
+        images={camera: _frames(seen[key]) for camera, key in _cameras(card, swapped).items()},
+        actions=actions,
+        state={"proprio": _state(seen, card.state, len(actions))},
+        times_s=steps / card.rate_hz if card.rate_hz else steps,
         rate_hz=card.rate_hz,
-        metadata={"source": dataset, "state_encoding": card.state_encoding},
+        metadata={
+            "source": dataset,
+            "state_encoding": card.state_encoding,
+            **({DROP_STILL_STEPS: True} if card.drop_still_steps else {}),
+            **({"swapped_cameras": swapped} if card.swap_cameras else {}),
+        },
     )
 
 
-def _card_of(dataset: str) -> DatasetCard:
+def card_of(dataset: str) -> DatasetCard:
+    """Raises DatasetError for a data set that is not in DATASETS."""
     if dataset not in DATASETS:
         raise DatasetError(
             f"{dataset!r} is not in the mixtures; give its DatasetCard, or one of {', '.join(DATASETS)}."
         )
     return DATASETS[dataset]
+
+
+def _cameras(card: DatasetCard, swapped: bool) -> dict[str, str]:
+    """Camera -> name of its frames."""
+    others = {PRIMARY: SECONDARY, SECONDARY: PRIMARY} if swapped else {}
+    return {others.get(camera, camera): name for camera, name in card.images.items()}
 
 
 def _instruction(trajectory: Mapping[str, Any]) -> str:
@@ -180,30 +201,8 @@ def _state(seen: Mapping[str, Any], names: tuple[str, ...], steps: int) -> np.nd
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def _kept_frames(frames: Any, kept: np.ndarray) -> Any:
-    """Only these steps of an array or sequence of pictures, as Frames."""
-    if len(kept) == len(frames) and hasattr(frames, "encoded"):
+def _frames(frames: Any) -> Frames:
+    """Frames of an array or a sequence of pictures or their files."""
+    if hasattr(frames, "encoded"):
         return frames
-    if isinstance(frames, np.ndarray):
-        return PixelFrames(frames[kept])
-    return _ChosenFrames(frames, kept)
-
-
-class _ChosenFrames:
-    """Some of the frames of another sequence: of Frames, of JPEG or PNG files, or of pixels."""
-
-    def __init__(self, frames: Any, kept: np.ndarray) -> None:
-        self._frames, self._kept = frames, kept
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        frame = self._frames[int(self._kept[index])]
-        return decode_compressed(frame) if isinstance(frame, bytes) else np.asarray(frame)
-
-    def encoded(self, index: int) -> bytes | None:
-        if hasattr(self._frames, "encoded"):
-            return self._frames.encoded(int(self._kept[index]))
-        frame = self._frames[int(self._kept[index])]
-        return frame if isinstance(frame, bytes) else None
+    return PixelFrames(frames) if isinstance(frames, np.ndarray) else ChosenFrames(frames, np.arange(len(frames)))

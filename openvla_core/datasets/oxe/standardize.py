@@ -216,21 +216,6 @@ def _libero(t: Trajectory) -> Trajectory:
     return with_parts(t, action, EEF_state=state[:, :6], gripper_state=state[:, -2:])
 
 
-def swap_exterior_cameras(trajectory: Trajectory, swap: bool) -> Trajectory:
-    """DROID films from two sides: in training either view may be the primary one, chosen once per trajectory."""
-    if not swap:
-        return trajectory
-    seen = dict(trajectory["observation"])
-    one, two = "exterior_image_1_left", "exterior_image_2_left"
-    seen[one], seen[two] = seen[two], seen[one]
-    return {**trajectory, "observation": seen}
-
-
-def moving_steps(actions: np.ndarray, least: float = 1e-6) -> np.ndarray:
-    """(T, 7) -> (T,) bool: false where none of the six motion numbers is above `least`. DROID drops these steps."""
-    return (np.abs(actions[:, :6]) > least).any(axis=1)
-
-
 TRANSFORMS: dict[str, Transform] = {
     "austin_buds": _clipped_inverted,
     "austin_sailor": _clipped_inverted,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from openvla_core.datasets.gripper import absolute_from_relative, invert
+from openvla_core.images import decode_compressed
 from openvla_core.rotations import to_euler_xyz, unit
 
 Trajectory = dict[str, Any]
@@ -70,9 +71,30 @@ def cut_steps(t: Trajectory, start: int, stop: int | None) -> Trajectory:
     def cut(values: Any) -> Any:
         if isinstance(values, Mapping):
             return {key: cut(value) for key, value in values.items()}
-        if isinstance(values, np.ndarray):
+        if isinstance(values, (np.ndarray, list, tuple)):
             return values[start:stop]
-        # Frames know their length and one picture at a time, and need not know slices.
-        return values if isinstance(values, str) else [values[i] for i in range(len(values))[start:stop]]
+        # Whatever else is a sequence are frames: they stay the files they are.
+        return values if isinstance(values, str) else ChosenFrames(values, np.arange(len(values))[start:stop])
 
     return {**t, "observation": cut(t["observation"]), "action": cut(t["action"])}
+
+
+class ChosenFrames:
+    """Some frames of another sequence, at the places `chosen` (K,): of Frames, of JPEG or PNG files, or of pixels."""
+
+    def __init__(self, frames: Any, chosen: np.ndarray) -> None:
+        self._frames, self._chosen = frames, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        frame = self._frames[int(self._chosen[index])]
+        return decode_compressed(frame) if isinstance(frame, bytes) else np.asarray(frame)
+
+    def encoded(self, index: int) -> bytes | None:
+        place = int(self._chosen[index])
+        if hasattr(self._frames, "encoded"):
+            return self._frames.encoded(place)
+        frame = self._frames[place]
+        return frame if isinstance(frame, bytes) else None

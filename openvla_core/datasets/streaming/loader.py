@@ -178,7 +178,9 @@ def _mixture(sources: Sequence[StepSource], weights: Mapping[str, float] | None)
             "every data set its weight."
         )
     chosen = [1.0 if weights is None else weights[name] for name in names]
-    return mixture_of(names, [len(source) for source in sources], chosen)
+    # A data set that leaves steps out of training is drawn from as if it did not, as in the published training.
+    sizes = [getattr(source, "transitions", len(source)) for source in sources]
+    return mixture_of(names, sizes, chosen)
 
 
 def _one_thread(worker: int) -> None:

@@ -46,6 +46,11 @@ class ShardSource:
         """As one entry of dataset_statistics.json."""
         return self.description["statistics"]
 
+    @property
+    def transitions(self) -> int:
+        """The recorded steps, with those that are not trained on: what the mixtures weigh a data set by."""
+        return int(self.statistics.get("num_transitions", len(self)))
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 

@@ -9,8 +9,12 @@ import numpy as np
 
 from openvla_core.datasets.chunking import chunk_actions, relative_mask
 from openvla_core.datasets.episode import PRIMARY, Episode, EpisodeSource
+from openvla_core.datasets.oxe.curation import trained_steps
+from openvla_core.datasets.per_process import PerProcess
+from openvla_core.datasets.streaming.left_out import LeftOut
 from openvla_core.errors import DatasetError
 from openvla_core.images import decode_compressed
+from openvla_core.prompt import clean_instruction
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,19 @@ class EpisodeSteps:
         camera: str = PRIMARY,
         lengths: Sequence[int] | None = None,
         keep_open: int = 4,
+        check: Callable[[str], object] = clean_instruction,
     ) -> None:
         """future: following actions per step. relative (D,) bool: by default all numbers but the last, the gripper.
 
-        lengths: steps per episode, 0 for one that is left out; None counts them by opening every episode once and
-        leaves out those without an instruction. keep_open: episodes held in memory, per process.
+        lengths: trained steps per episode, 0 for one that is left out; None counts them by opening every episode once,
+        and leaves out those whose instruction `check` refuses (see LeftOut), telling how many. keep_open: episodes held
+        in memory, per process.
         """
         self.name = source.name
         self._source, self._future, self._relative, self._camera = source, future, relative, camera
-        counted = usable_lengths(source) if lengths is None else lengths
+        counted = usable_lengths(source, future, relative, check) if lengths is None else lengths
         self._ends = np.cumsum(np.asarray(counted, dtype=np.int64))
-        self._open: OrderedDict[int, tuple[Episode, np.ndarray]] = OrderedDict()
+        self._open: PerProcess[OrderedDict[int, _Opened]] = PerProcess(OrderedDict, OrderedDict.clear)
         self._keep_open = keep_open
         if len(self._ends) != len(source):
             raise DatasetError(f"{self.name}: {len(self._ends)} lengths for {len(source)} episodes; give one for each.")
@@ -89,8 +95,9 @@ class EpisodeSteps:
 
     def __getitem__(self, index: int) -> Step:
         number = int(np.searchsorted(self._ends, index, side="right"))
-        step = index - (int(self._ends[number - 1]) if number else 0)
-        episode, chunks = self._opened(number)
+        place = index - (int(self._ends[number - 1]) if number else 0)
+        episode, chunks, trained = self._opened(number)
+        step = int(trained[place])
         frames = episode.images[self._camera]
         encoded = frames.encoded(step)
         return Step(
@@ -98,26 +105,47 @@ class EpisodeSteps:
             episode=number,
             index=step,
             image=frames[step] if encoded is None else encoded,
-            instruction=episode.instruction,
+            instruction=episode.instruction.strip(),
             actions=chunks[step],
             state={name: values[step] for name, values in episode.state.items()},
         )
 
-    def _opened(self, number: int) -> tuple[Episode, np.ndarray]:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
-        episode = self._source[number]
-        relative = relative_mask(episode.actions.shape[1]) if self._relative is None else self._relative
-        self._open[number] = episode, chunk_actions(episode.actions, relative, future=self._future)
-        if len(self._open) > self._keep_open:
-            self._open.popitem(last=False)
-        return self._open[number]
+    def _opened(self, number: int) -> "_Opened":
+        held = self._open()
+        if number not in held:
+            episode = self._source[number]
+            chunks = chunks_of(episode, self._future, self._relative)
+            held[number] = episode, chunks, np.flatnonzero(trained_steps(episode.metadata, chunks))
+            if len(held) > self._keep_open:
+                held.popitem(last=False)
+        held.move_to_end(number)
+        return held[number]
 
 
-def usable_lengths(episodes: Iterable[Episode]) -> list[int]:
-    """Steps per episode; 0 where there is no instruction, since nothing can be learned about words from it."""
-    return [len(episode) if episode.instruction.strip() else 0 for episode in episodes]
+_Opened = tuple[Episode, np.ndarray, np.ndarray]  # with the chunks of its actions, and the numbers of the trained steps
+
+
+def chunks_of(episode: Episode, future: int, relative: np.ndarray | None) -> np.ndarray:
+    """(T, 1 + future, D) float32: the action of every step and the following ones, none from beyond a hole."""
+    mask = relative_mask(episode.actions.shape[1]) if relative is None else relative
+    return chunk_actions(episode.actions, mask, future=future, segment=episode.segment)
+
+
+def usable_lengths(
+    episodes: Iterable[Episode],
+    future: int = 0,
+    relative: np.ndarray | None = None,
+    check: Callable[[str], object] = clean_instruction,
+) -> list[int]:
+    """Trained steps per episode; 0 for what LeftOut(check) takes, of which a warning tells the number."""
+    left_out, lengths = LeftOut(check), []
+    for episode in episodes:
+        if left_out.takes(episode):
+            lengths.append(0)
+        else:
+            lengths.append(int(trained_steps(episode.metadata, chunks_of(episode, future, relative)).sum()))
+    left_out.tell(str(getattr(episodes, "name", "the data set")))
+    return lengths
 
 
 class MadeSteps:

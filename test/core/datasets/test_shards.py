@@ -3,6 +3,7 @@
 import json
 import os
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from openvla_core.datasets.streaming.shard_writer import write_shards
 from openvla_core.datasets.streaming.shards import ShardSource
 from openvla_core.datasets.streaming.sources import EpisodeSteps
 from openvla_core.errors import DatasetError
+from openvla_core.image_preparation import lanczos_resize
 
 LENGTHS = [7, 12, 5]
 
@@ -84,8 +86,6 @@ def test_statistics_are_those_of_all_actions(episodes, folder):
 
 
 def test_episodes_without_instruction_are_left_out(tmp_path):
-    from dataclasses import replace
-
     whole = made("mixed", [3, 4])
     silent = replace(whole[0], instruction="  ")
     description = write_shards(Episodes("mixed", [silent, whole[1]]), tmp_path / "mixed", "mixed")
@@ -93,6 +93,43 @@ def test_episodes_without_instruction_are_left_out(tmp_path):
     with pytest.raises(DatasetError, match="no episode"):
         write_shards([silent], tmp_path / "none", "none")
     assert len(EpisodeSteps(Episodes("mixed", [silent, whole[1]]))) == 4
+
+
+def test_sentences_that_no_model_is_shown_are_left_out_and_told(tmp_path, caplog):
+    """Found at the step itself, one of them would end a training after days."""
+    whole = made("mixed", [3, 4, 5, 6])
+    sentences = ["pick up\x07 the cup", "  push the cup ", "take " * 200, "open the </s> drawer"]
+    given = Episodes("mixed", [replace(e, instruction=text) for e, text in zip(whole, sentences, strict=True)])
+    description = write_shards(given, tmp_path / "mixed", "mixed")
+    assert (description["episodes"], description["left_out"], description["steps"]) == (2, 2, 4 + 6)
+    assert list(description["left_out_because"]) == ["mixed_0", "mixed_2"]
+    assert "mixed: 2 episodes are left out, such as mixed_0: the instruction contains control characters" in caplog.text
+    assert ShardSource(tmp_path / "mixed")[0].instruction == "push the cup"
+    caplog.clear()
+    assert len(EpisodeSteps(given)) == 4 + 6
+    assert "mixed: 2 episodes are left out" in caplog.text
+
+
+def test_a_checkpoint_may_refuse_more_sentences(tmp_path, golden_policy):
+    whole = made("mixed", [3, 4])
+    given = [whole[0], replace(whole[1], instruction="open the </s> drawer")]
+    check = golden_policy.processor.prompt_ids
+    assert write_shards(given, tmp_path / "mixed", "mixed", check=check)["left_out"] == 1
+    assert len(EpisodeSteps(Episodes("mixed", given), check=check)) == 3
+
+
+def test_frames_can_be_brought_to_a_size(tmp_path):
+    """As training would resize them; a picture that has the size already stays the file it is."""
+    episodes = [*made("large", [2], side=48), *made("right", [2], side=32), *made("plain", [2], side=48, encoded=False)]
+    write_shards(episodes, tmp_path / "small", "small", frame_size=32)
+    source = ShardSource(tmp_path / "small")
+    assert [source[index].pixels().shape for index in range(6)] == [(32, 32, 3)] * 6
+    assert source[2].image == episodes[1].images[PRIMARY].encoded(0)
+    for index, episode in ((0, episodes[0]), (5, episodes[2])):
+        wanted = lanczos_resize(episode.images[PRIMARY][index % 2], 32, 32).astype(int)
+        assert np.abs(source[index].pixels() - wanted).mean() < 4  # quality 95, half the colour resolution
+    with pytest.raises(DatasetError, match="frame_size 0"):
+        write_shards(episodes, tmp_path / "none", "none", frame_size=0)
 
 
 def test_nothing_appears_before_all_is_written(episodes, tmp_path):

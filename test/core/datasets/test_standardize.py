@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from openvla_core.datasets import gripper
-from openvla_core.datasets.oxe.standardize import TRANSFORMS, moving_steps, standardize, swap_exterior_cameras
+from openvla_core.datasets.oxe.standardize import TRANSFORMS, standardize
 from openvla_core.errors import DatasetError
 
 T = 6
@@ -205,20 +205,6 @@ def test_language_table_spells_its_instruction():
     assert (
         standardize("language_table", {"observation": observation, "action": action})["language_instruction"] == "push"
     )
-
-
-def test_the_cameras_of_droid_change_places():
-    seen = {"exterior_image_1_left": "one", "exterior_image_2_left": "two"}
-    trajectory = {"observation": seen}
-    swapped = swap_exterior_cameras(trajectory, True)["observation"]
-    assert swapped == {"exterior_image_1_left": "two", "exterior_image_2_left": "one"}
-    assert swap_exterior_cameras(trajectory, False)["observation"] is seen
-
-
-def test_still_steps_are_those_without_motion():
-    actions = np.zeros((3, 7))
-    actions[1, 4], actions[2, 6] = -1e-3, 1.0
-    np.testing.assert_array_equal(moving_steps(actions), [False, True, False])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""Episodes that a training could not use: found before it begins, instead of stopping it in the middle."""
+
+import logging
+from collections.abc import Callable
+
+from openvla_core.datasets.episode import Episode
+from openvla_core.errors import InstructionError
+from openvla_core.prompt import clean_instruction
+
+MAX_REASONS = 10
+log = logging.getLogger(__name__)
+
+
+class LeftOut:
+    """How many there are; reasons: name of the episode -> why, of the first MAX_REASONS.
+
+    check: refuses an instruction by InstructionError. By default what no model is shown; Processor.prompt_ids knows
+    what a certain checkpoint refuses besides, such as words that mean something to its tokenizer.
+    """
+
+    def __init__(self, check: Callable[[str], object] = clean_instruction) -> None:
+        self._check = check
+        self.count = 0
+        self.reasons: dict[str, str] = {}
+
+    def takes(self, episode: Episode) -> bool:
+        """Whether this episode is one of them."""
+        try:
+            self._check(episode.instruction.strip())
+        except InstructionError as error:
+            return self._take(episode, str(error))
+        return False if len(episode) else self._take(episode, "it has no steps.")
+
+    def _take(self, episode: Episode, reason: str) -> bool:
+        self.count += 1
+        if len(self.reasons) < MAX_REASONS:
+            self.reasons[episode.name] = reason
+        return True
+
+    def sentence(self) -> str:
+        """For people; empty when there are none."""
+        if not self.count:
+            return ""
+        name, reason = next(iter(self.reasons.items()))
+        episodes = "1 episode is" if self.count == 1 else f"{self.count} episodes are"
+        return f"{episodes} left out, such as {name}: {reason}"
+
+    def tell(self, data_set: str) -> None:
+        if self.count:
+            log.warning("%s: %s", data_set, self.sentence())
