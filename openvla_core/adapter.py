@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from openvla_core.checksums import read_checksums
 from openvla_core.errors import CheckpointError
 from openvla_core.json_file import read_json
 from openvla_core.model import OpenVLA
@@ -58,21 +59,26 @@ class AdapterFacts:
     parameters: int
 
 
-def attach_adapter(model: OpenVLA, directory: str | Path) -> None:
+def attach_adapter(model: OpenVLA, directory: str | Path, verify: bool = True) -> None:
     """Puts the adapter's layers into the model, in place.
+
+    Args:
+        model: that the adapter was trained on.
+        directory: of the adapter.
+        verify: whether its files must agree with its SHA256SUMS, where it has one.
 
     Raises CheckpointError when the adapter is incomplete, damaged, of another kind than LoRA or made for a model of
     other sizes; load the model again then, some layers may have been added already.
     """
-    _peft_model(model, Path(directory))
+    _peft_model(model, Path(directory), verify)
 
 
-def merge_adapter(model: OpenVLA, directory: str | Path) -> None:
+def merge_adapter(model: OpenVLA, directory: str | Path, verify: bool = True) -> None:
     """Adds the adapter to the weights themselves, in place; the model keeps its published parameter names.
 
-    Errors as in `attach_adapter`.
+    `verify` and errors as in `attach_adapter`.
     """
-    _peft_model(model, Path(directory)).merge_and_unload()
+    _peft_model(model, Path(directory), verify).merge_and_unload()
 
 
 def describe_adapter(directory: str | Path) -> AdapterFacts:
@@ -84,8 +90,11 @@ def describe_adapter(directory: str | Path) -> AdapterFacts:
     return AdapterFacts(config["r"], float(config["lora_alpha"]), names, parameters)
 
 
-def _peft_model(model: OpenVLA, folder: Path) -> "PeftModel":
+def _peft_model(model: OpenVLA, folder: Path, verify: bool) -> "PeftModel":
     config, stored = _read(folder)
+    checksums = read_checksums(folder, "auto" if verify else False)
+    if checksums is not None:
+        checksums.check((CONFIG, WEIGHTS))
     if any(is_quantized(module) for module in model.modules()):
         raise CheckpointError("the model is quantized already. Merge the adapter first, then quantize.")
     _check_targets(folder, model, config["target_modules"])

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from openvla_core.checkpoint_saving import save_checkpoint
+from openvla_core.checkpoint_saving import PASSED_ON, save_checkpoint
+from openvla_core.checksums import Checksums, Verify, read_checksums
 from openvla_core.errors import CheckpointError
 from openvla_core.image_processor import ImageProcessor
 from openvla_core.json_file import read_json
 from openvla_core.model import OpenVLA, OpenVLAConfig
 from openvla_core.safetensors_file import StoredTensor
 from openvla_core.tokenizer_file import check_vocabulary, load_tokenizer
-from openvla_core.weights import check_tensors, expected_shapes, parse_dtype, read_tensors, stored_tensors
+from openvla_core.weights import INDEX, check_tensors, expected_shapes, parse_dtype, read_tensors, stored_tensors
 
 __all__ = ["Checkpoint", "expected_shapes", "load_checkpoint", "load_model", "load_tokenizer", "save_checkpoint"]
 
@@ -29,6 +30,10 @@ logger = logging.getLogger(__name__)
 MAX_RESIZED_SIDE = 8192
 REMOTE_CODE_FIELDS = ("auto_map", "custom_pipelines", "trust_remote_code")
 CONVENTION, CARD = "action_convention.json", "training_card.json"
+# Read before the weights, if they are there.
+SMALL_FILES = (
+    "config.json", "preprocessor_config.json", "tokenizer.json", "dataset_statistics.json", CONVENTION, CARD, INDEX,
+)  # fmt: skip
 
 
 @dataclass
@@ -68,6 +73,7 @@ def load_checkpoint(
     dtype: str | torch.dtype = "float32",
     attn_implementation: str = "sdpa",
     read_weights: bool = True,
+    verify: Verify = "auto",
 ) -> Checkpoint:
     """Loads a checkpoint directory; the model is in evaluation mode.
 
@@ -77,6 +83,8 @@ def load_checkpoint(
         dtype: "float32", "bfloat16" or "float16", whatever the file stores.
         attn_implementation: of the language model, "sdpa" or "eager".
         read_weights: False leaves the model on the meta device, with shapes and without values; everything is checked.
+        verify: "auto" compares the bytes of every file that is read with SHA256SUMS where there is one; True insists on
+            it and on an entry for each of them; False does not look at it.
 
     Raises:
         CheckpointError: something is missing, damaged or does not fit together.
@@ -86,6 +94,9 @@ def load_checkpoint(
         raise CheckpointError(
             f"{str(path)!r} is not a directory. Give the path of a downloaded checkpoint; nothing is downloaded here."
         )
+    checksums = read_checksums(directory, verify)
+    if checksums is not None:
+        checksums.check((*SMALL_FILES, *PASSED_ON))
     config_json = _read_config(directory)
     config = OpenVLAConfig.from_dict(config_json)
     preprocessor = read_json(directory / "preprocessor_config.json")
@@ -95,9 +106,12 @@ def load_checkpoint(
     tokenizer = load_tokenizer(directory, config)
     stored = stored_tensors(directory)
     check_vocabulary(config, tokenizer, stored)
+    if checksums is not None:
+        weights = sorted({tensor.path.name for tensor in stored.values()})
+        checksums.check_listed([*(name for name in SMALL_FILES if (directory / name).exists()), *weights])
     return Checkpoint(
         directory=directory,
-        model=_build(config, stored, device, dtype, attn_implementation, read_weights),
+        model=_build(config, stored, device, dtype, attn_implementation, read_weights, checksums),
         config=config,
         config_json=config_json,
         tokenizer=tokenizer,
@@ -117,7 +131,8 @@ def load_model(
     attn_implementation: str = "sdpa",
 ) -> OpenVLA:
     """The model alone, without tokenizer and statistics; every name and shape must match. Raises CheckpointError."""
-    return _build(config, stored_tensors(Path(directory)), device, dtype, attn_implementation)
+    stored, checksums = stored_tensors(Path(directory)), read_checksums(directory)
+    return _build(config, stored, device, dtype, attn_implementation, checksums=checksums)
 
 
 def _build(
@@ -127,6 +142,7 @@ def _build(
     dtype: str | torch.dtype,
     attn_implementation: str,
     read_weights: bool = True,
+    checksums: Checksums | None = None,
 ) -> OpenVLA:
     """Builds the model without memory and puts each stored tensor in place."""
     dtype, device = parse_dtype(dtype), _parse_device(device)
@@ -135,7 +151,7 @@ def _build(
     check_tensors(stored, {name: tensor.shape for name, tensor in model.state_dict().items()})
     if not read_weights:
         return model.eval()
-    model.load_state_dict(dict(read_tensors(stored, device, dtype)), assign=True)
+    model.load_state_dict(dict(read_tensors(stored, device, dtype, checksums)), assign=True)
     _restore_rotary(model, device)
     return model.eval()
 

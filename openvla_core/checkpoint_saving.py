@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from openvla_core.checksums import write_checksums
 from openvla_core.errors import CheckpointError
 from openvla_core.model import OpenVLAConfig
 from openvla_core.tokenizer_file import load_tokenizer, write_tokenizer
@@ -47,6 +48,7 @@ def save_checkpoint(
     overwrite: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     source: str | Path | None = None,
+    checksums: bool = True,
 ) -> Path:
     """Writes a complete checkpoint directory, or nothing at all.
 
@@ -61,6 +63,7 @@ def save_checkpoint(
         dtype: of the stored weights; None keeps the dtype of each tensor.
         max_shard_bytes: larger checkpoints are split into shards with an index.
         source: directory of the checkpoint this one was made from; its generation and tokenizer settings are copied.
+        checksums: False leaves out SHA256SUMS.
 
     Raises:
         CheckpointError: the directory exists, or what was given could not be loaded again.
@@ -90,7 +93,9 @@ def save_checkpoint(
                 shutil.copyfile(Path(source) / name, draft / name)
         for name, text in texts.items():
             (draft / name).write_text(text, encoding="utf-8")
-        write_weights(draft, state, stored_dtype, max_shard_bytes)
+        digests = write_weights(draft, state, stored_dtype, max_shard_bytes)
+        if checksums:
+            write_checksums(draft, digests)
         _replace(target, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -6,7 +6,9 @@ import torch
 
 from openvla_core.action_statistics import statistics_of
 from openvla_core.checkpoint import Checkpoint, load_checkpoint
+from openvla_core.checksums import Verify
 from openvla_core.conventions import convention_from_mapping
+from openvla_core.doctor_checksums import compared, rewritten
 from openvla_core.doctor_report import (
     DataSet,
     DataSetDimension,
@@ -38,12 +40,14 @@ def examine(
     quantization: str = "none",
     adapter: str | Path | None = None,
     load: bool = True,
+    rewrite_checksums: bool = False,
 ) -> Report:
     """Describes a checkpoint.
 
     Args:
         path, device, dtype, quantization, adapter: as in `load_policy`.
         load: False reads JSON, tokenizer and the headers of the weight files only: seconds, whatever the size.
+        rewrite_checksums: writes SHA256SUMS after everything else has gone well, instead of comparing files with it.
 
     Returns:
         The facts, and findings about what a robot needs: a convention card that is understood, statistics that are
@@ -53,11 +57,18 @@ def examine(
         OpenVLAError: the checkpoint cannot be loaded at all.
     """
     check_quantization(quantization)
-    checkpoint = load_checkpoint(path, dtype=dtype, read_weights=False)
-    policy = load_policy(path, device, dtype, adapter=adapter, quantization=quantization) if load else None
+    verify: Verify = False if rewrite_checksums else "auto"
+    checkpoint = load_checkpoint(path, dtype=dtype, read_weights=False, verify=verify)
+    policy = (
+        load_policy(path, device, dtype, adapter=adapter, quantization=quantization, verify=verify) if load else None
+    )
     findings = [_convention(checkpoint), _statistics_finding(checkpoint)]
     if policy is not None:
         findings.append(_vision(policy))
+    weights = [file.name for file in _files(checkpoint)]
+    findings.append(
+        rewritten(checkpoint.directory) if rewrite_checksums else compared(checkpoint.directory, weights, load)
+    )
     return Report(
         checkpoint=str(path),
         towers=_towers(checkpoint),
@@ -246,5 +257,5 @@ def _vision(policy: Policy) -> Finding:
         change = policy.check_vision()
     except CheckpointError as error:
         return Finding("vision", False, str(error))
-    pictures = "black, white and noise pictures lead to different answers"
-    return Finding("vision", True, f"self-test passed: {pictures} (a logit changes by {change:.3g} at least)")
+    answers = "black, white and noise lead to different answers"
+    return Finding("vision", True, f"self-test passed: {answers} (logits change by {change:.3g} or more)")

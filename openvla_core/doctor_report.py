@@ -140,7 +140,7 @@ class Report:
         for tower in self.towers:
             lines += _row(
                 "vision tower",
-                f"{tower.name}: {tower.pixels} px, {tower.patches} patches, depth {tower.depth} (the last is not run), "
+                f"{tower.name}: {tower.pixels} px, {tower.patches} patches, depth {tower.depth} ({tower.depth - 1} run), "
                 f"width {tower.width}, {tower.heads} heads",
             )
         lines += _row("projector", f"{len(self.projector) - 1} layers, {' > '.join(map(str, self.projector))}")
@@ -181,8 +181,9 @@ def _data_set(data_set: DataSet) -> list[str]:
     if data_set.problem:
         return _row("unnorm_key", f"{data_set.key} NOT USABLE: {data_set.problem}")
     facts = [f"{len(data_set.dimensions)} numbers"]
-    if data_set.trajectories is not None:
-        facts.append(f"{data_set.trajectories:,} trajectories")
+    if data_set.trajectories or data_set.transitions:
+        unit = "trajectories" if data_set.trajectories else "transitions"
+        facts.append(f"{data_set.trajectories or data_set.transitions:,} {unit}")
     unscaled = [dimension.name for dimension in data_set.dimensions if not dimension.scaled]
     if unscaled:
         facts.append(f"* as the model gives it: {', '.join(unscaled)}")

@@ -10,6 +10,7 @@ import torch
 from openvla_core.action_statistics import ActionStatistics, choose_unnorm_key, statistics_of
 from openvla_core.action_tokenizer import ActionTokenizer
 from openvla_core.checkpoint import Checkpoint, load_checkpoint
+from openvla_core.checksums import Verify
 from openvla_core.decoding import Decoder, confidence, generate, refuse_early_end
 from openvla_core.errors import CheckpointError, InstructionError
 from openvla_core.image_preparation import ImagePreparation
@@ -49,6 +50,7 @@ def load_policy(
     quantization: str = "none",
     image_preparation: str | None = None,
     prompt_style: str | None = None,
+    verify: Verify = "auto",
 ) -> "Policy":
     """Loads a checkpoint directory as OpenVLA publishes it. Nothing is downloaded or executed.
 
@@ -66,17 +68,19 @@ def load_policy(
         image_preparation: what is done to frames before the image processor, "none", "bridge", "center_crop" or
             "libero"; None takes what the convention card in the directory names, and "none" without a card.
         prompt_style: "openvla" or "openvla-v01"; None takes the one that config.json implies.
+        verify: "auto" compares files with SHA256SUMS where the directory has one, also the adapter's; True insists on
+            the checkpoint's and on an entry for every file that is read; False does not look at it.
 
     Raises:
         CheckpointError, StatisticsError, ConventionError, ConfigError: what is wrong and what to do.
     """
     check_quantization(quantization)
     full_size = quantization == "none"
-    checkpoint = load_checkpoint(path, device=device if full_size else "cpu", dtype=dtype)
+    checkpoint = load_checkpoint(path, device=device if full_size else "cpu", dtype=dtype, verify=verify)
     if adapter is not None:
         from openvla_core.adapter import attach_adapter, merge_adapter
 
-        (attach_adapter if full_size else merge_adapter)(checkpoint.model, adapter)
+        (attach_adapter if full_size else merge_adapter)(checkpoint.model, adapter, verify is not False)
     if not full_size:
         quantize_language_model(checkpoint.model, quantization, device)
     return Policy(checkpoint, unnorm_key, decoding, temperature, seed, image_preparation, prompt_style)

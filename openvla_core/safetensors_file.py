@@ -1,13 +1,15 @@
 """The safetensors format: eight bytes of length, a JSON header that names every tensor, then the bytes of them all.
 
 Files are read in pieces straight into the tensors that keep them, never mapped: what is read is in memory once, and a
-file that shrinks meanwhile is an error instead of a crash. What is refused here beyond the reference library: names
-that are there twice, and headers of unreasonable size.
+file that shrinks meanwhile is an error instead of a crash. The bytes that are read can be digested on their way. What
+is refused here beyond the reference library: names that are there twice, and headers of unreasonable size.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +18,12 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from openvla_core.checksums import RunningDigest
 from openvla_core.errors import CheckpointError
 from openvla_core.json_file import parse_object
 
 MAX_HEADER_BYTES = 16_000_000
-PIECE_BYTES = 1 << 24
+PIECE_BYTES = 1 << 23
 
 BYTES_PER_VALUE = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
@@ -64,30 +67,43 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return stored
 
 
-def read_into(file: BinaryIO, stored: StoredTensor, target: Tensor) -> None:
+def read_into(file: BinaryIO, stored: StoredTensor, target: Tensor, digest: RunningDigest | None = None) -> None:
     """Reads one tensor of an open file into `target`, of the same shape but any device and floating dtype.
 
-    The same dtype on the CPU is read in place; anything else goes through a buffer of 16 MiB.
+    The same dtype on the CPU is read in place; anything else goes through two buffers of 8 MiB. A digest takes in every
+    byte up to the end of the tensor; then `target` must not be changed before the digest is asked for.
     """
     flat = target.view(-1)
     source = TORCH_DTYPES[stored.dtype]
+    if digest is not None:
+        digest.catch_up(file, stored.start)
     file.seek(stored.start)
     if target.device.type == "cpu" and target.dtype == source:
         _fill(file, stored, flat)
+        if digest is not None:
+            digest.update(_bytes(flat))
         return
-    piece = torch.empty(min(PIECE_BYTES // source.itemsize, len(flat)), dtype=source)
-    for first in range(0, len(flat), max(len(piece), 1)):
-        part = piece[: len(flat) - first]
+    length = max(1, min(PIECE_BYTES // source.itemsize, len(flat)))
+    pieces = [torch.empty(length, dtype=source) for _ in range(1 if length == len(flat) else 2)]
+    taken: list[Future | None] = [None] * len(pieces)
+    for number, first in enumerate(range(0, len(flat), length)):
+        at = number % len(pieces)
+        part = pieces[at][: len(flat) - first]
+        if (future := taken[at]) is not None:
+            future.result()  # the buffer is free again
         _fill(file, stored, part)
+        if digest is not None:
+            taken[at] = digest.update(_bytes(part))
         flat[first : first + len(part)].copy_(part)
 
 
-def write_file(
-    path: Path, layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], tensors: Iterable[Tensor]
-) -> None:
+def write_file(path: Path, layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], tensors: Iterable[Tensor]) -> str:
     """Writes one file: `layout` gives name, dtype and shape of what `tensors` yields, in the same order.
 
     Only one tensor is held in memory at a time when `tensors` is a generator.
+
+    Returns:
+        The SHA-256 of what was to be written, so that a mistake of the disk will be found.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -96,14 +112,18 @@ def write_file(
         header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)  # so that the data begin at a multiple of eight bytes
+    start_of_file = len(text).to_bytes(8, "little") + text
+    digest = hashlib.sha256(start_of_file)
     with path.open("wb", buffering=0) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(start_of_file)
         for (dtype, shape), tensor in zip(layout.values(), tensors, strict=True):
             assert tuple(tensor.shape) == tuple(shape)
             flat = tensor.detach().to(device="cpu", dtype=dtype).contiguous().view(-1)
             view = _bytes(flat)
+            digest.update(view)
             while view:
                 view = view[file.write(view) :]
+    return digest.hexdigest()
 
 
 def _stored(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor:

@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from reprlib import repr as shortened
 
 import torch
 from torch import Tensor
 
+from openvla_core.checksums import Checksums, RunningDigest
 from openvla_core.errors import CheckpointError
 from openvla_core.json_file import read_json
 from openvla_core.model import OpenVLA, OpenVLAConfig
@@ -19,7 +21,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 MAX_SHARD_BYTES = 7_000_000_000
 # Rotary frequencies are computed, not stored; files written by old versions of transformers still carry them.
-COMPUTED_SUFFIX = "rotary_emb.inv_freq"
+COMPUTED_SUFFIX, MAX_COMPUTED_BYTES = "rotary_emb.inv_freq", 1_000_000
 
 
 def expected_shapes(config: OpenVLAConfig) -> dict[str, torch.Size]:
@@ -34,7 +36,7 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     stored: dict[str, StoredTensor] = {}
     for path in weight_files(directory):
         for name, tensor in read_header(path).items():
-            if name.endswith(COMPUTED_SUFFIX):
+            if name.endswith(COMPUTED_SUFFIX) and tensor.size <= MAX_COMPUTED_BYTES:
                 continue
             if name in stored:
                 raise CheckpointError(
@@ -69,17 +71,29 @@ def check_complete(names: Iterable[str], expected: Mapping[str, torch.Size], own
 
 
 def read_tensors(
-    stored: Mapping[str, StoredTensor], device: str | torch.device, dtype: torch.dtype
+    stored: Mapping[str, StoredTensor],
+    device: str | torch.device,
+    dtype: torch.dtype,
+    checksums: Checksums | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yields (name, tensor), file by file in the order of the bytes. Beside the tensors it needs 16 MiB at most."""
+    """Yields (name, tensor), file by file in the order of the bytes. Beside the tensors it needs 16 MiB at most.
+
+    With checksums, raises CheckpointError after the last tensor of a file that has other bytes than listed.
+    """
     for path in sorted({tensor.path for tensor in stored.values()}):
         here = sorted((t.start, name) for name, t in stored.items() if t.path == path)
         try:
-            with path.open("rb", buffering=0) as file:
+            with ExitStack() as stack:
+                file = stack.enter_context(path.open("rb", buffering=0))
+                listed = checksums is not None and path.name in checksums.digests
+                digest = stack.enter_context(RunningDigest()) if listed else None
                 for _, name in here:
                     target = _allocate(stored[name], device, dtype)
-                    read_into(file, stored[name], target)
+                    read_into(file, stored[name], target, digest)
                     yield name, target
+                if checksums is not None and digest is not None:
+                    digest.catch_up(file)
+                    checksums.compare({path.name: digest.hexdigest()})
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error}). Copy the checkpoint again.") from error
 
@@ -110,10 +124,16 @@ def weight_files(directory: Path) -> list[Path]:
     raise CheckpointError(f"{directory} has no {SINGLE}, no {INDEX} and no model-*.safetensors.{found}")
 
 
-def write_weights(directory: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None, max_bytes: int) -> None:
+def write_weights(
+    directory: Path, state: Mapping[str, Tensor], dtype: torch.dtype | None, max_bytes: int
+) -> dict[str, str]:
     """Writes the tensors as they are, or in another dtype; more than max_bytes go into several shards.
 
-    Raises CheckpointError for tensors that are not bf16, fp16 or fp32 and are to be kept as they are.
+    Returns:
+        The SHA-256 of each weight file, {name: digest}.
+
+    Raises:
+        CheckpointError: for tensors that are not bf16, fp16 or fp32 and are to be kept as they are.
     """
     for name, tensor in state.items():
         if (dtype or tensor.dtype) not in DTYPES.values():
@@ -129,14 +149,16 @@ def write_weights(directory: Path, state: Mapping[str, Tensor], dtype: torch.dty
         shards[-1].append(name)
         used, total = used + size, total + size
     weight_map: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file_name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         layout = {name: (dtype or state[name].dtype, tuple(state[name].shape)) for name in names}
-        write_file(directory / file_name, layout, (state[name] for name in names))
+        digests[file_name] = write_file(directory / file_name, layout, (state[name] for name in names))
         weight_map |= dict.fromkeys(names, file_name)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return digests
 
 
 def check_shape(path: Path, name: str, shape: tuple[int, ...], expected: Mapping[str, torch.Size]) -> None:

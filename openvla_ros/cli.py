@@ -41,6 +41,11 @@ def build_parser(with_system: bool = True) -> argparse.ArgumentParser:
     doctor.add_argument(
         "--no-load", action="store_true", help="read no weights: facts from their headers, no self-test"
     )
+    doctor.add_argument(
+        "--write-checksums",
+        action="store_true",
+        help="write SHA256SUMS: damage is noticed from then on",
+    )
     doctor.add_argument("--json", action="store_true", help="print the facts as JSON")
     return parser
 
@@ -100,6 +105,7 @@ def doctor(arguments: argparse.Namespace) -> int:
         arguments.quantization,
         arguments.adapter,
         load=not arguments.no_load,
+        rewrite_checksums=arguments.write_checksums,
     )
     text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if arguments.json else report.to_text()
     try:

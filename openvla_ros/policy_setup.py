@@ -12,7 +12,10 @@ from openvla_core.conventions import ActionConvention, convention_from_mapping, 
 from openvla_core.errors import ActionTokenError, ConfigError, ConventionError, InstructionError
 
 if TYPE_CHECKING:
+    from openvla_core.checksums import Verify
     from openvla_core.policy import Policy
+
+VERIFY: dict[str, "Verify"] = {"auto": "auto", "always": True, "never": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,11 @@ class PolicySettings:
     adapter: str = setting("", "Directory of a LoRA adapter in PEFT format; empty for none")
     quantization: str = setting(
         "none", "Weights of the language model, bfloat16 advised", choices=("none", "int8", "int4", "nf4")
+    )
+    verify_checkpoint: str = setting(
+        "auto",
+        "Compare files with SHA256SUMS: auto where the checkpoint has one",
+        choices=("auto", "always", "never"),
     )
     prompt_style: str = setting(
         "", "Sentence around the instruction; empty takes the checkpoint's", choices=("", "openvla", "openvla-v01")
@@ -86,6 +94,7 @@ def load_policy(settings: PolicySettings) -> "Policy":
         adapter=settings.adapter or None,
         quantization=settings.quantization,
         prompt_style=settings.prompt_style or None,
+        verify=VERIFY[settings.verify_checkpoint],
     )
 
 

@@ -91,4 +91,5 @@ def word_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "action_convention.json": {"name": "test"},
             "training_card.json": {"instructions": ["pick up the red cube", "pick up the blue cube"]},
         },
+        checksums=False,  # tests change files of its copies
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from openvla_core.checkpoint_saving import save_checkpoint
+from openvla_core.checksums import read_checksums
 from openvla_core.conversion.vocabulary import complete_tokenizer, pad_vocabulary
 from openvla_core.conversion.weight_source import read_torch_file
 from openvla_core.errors import CheckpointError
@@ -96,7 +97,7 @@ def export_prismatic(directory: str | Path, run: str | Path) -> Path:
     stored = stored_tensors(directory)
     check_tensors(stored, expected_shapes(config))
     dtype = torch.float32 if any(tensor.dtype == "F32" for tensor in stored.values()) else torch.bfloat16
-    parts = to_prismatic(dict(read_tensors(stored, "cpu", dtype)))
+    parts = to_prismatic(dict(read_tensors(stored, "cpu", dtype, read_checksums(directory))))
     model = {key: config_json[key] for key in KEPT_FIELDS if key in config_json}
     base = next((name for name, fields in BASE_MODELS.items() if model.items() <= fields.items()), None)
     statistics = directory / "dataset_statistics.json"

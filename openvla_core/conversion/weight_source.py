@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from openvla_core.checksums import read_checksums
 from openvla_core.errors import CheckpointError
 from openvla_core.json_file import read_json
 from openvla_core.safetensors_file import TORCH_DTYPES, read_header
@@ -18,6 +19,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """Name and tensor of everything in a .safetensors or .pt file, or in a directory of safetensors as transformers
     writes it. Tensors stay on the CPU in the dtype of the file. Raises CheckpointError."""
     path = Path(path)
+    checksums = read_checksums(path) if path.is_dir() else None
     if path.is_dir():
         stored = stored_tensors(path)
     elif path.suffix == ".safetensors":
@@ -30,7 +32,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for dtype in {tensor.dtype for tensor in stored.values()}:
         same = {name: tensor for name, tensor in stored.items() if tensor.dtype == dtype}
-        state.update(read_tensors(same, "cpu", TORCH_DTYPES[dtype]))
+        state.update(read_tensors(same, "cpu", TORCH_DTYPES[dtype], checksums))
     return state
 
 

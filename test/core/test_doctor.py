@@ -125,7 +125,7 @@ def test_the_full_size_model_is_described_without_its_weights(full_size, golden)
     assert weights["int4"] == 2 * (7_541_237_184 - decoder) + decoder // 2 + decoder // 128 * 4
     assert weights["int4"] < weights["nf4"] * 1.02 < weights["int8"] < weights["bf16"]
     assert report.memory.measured is None
-    assert [finding.name for finding in report.findings] == ["convention", "statistics"]
+    assert [finding.name for finding in report.findings] == ["convention", "statistics", "checksums"]
     lines = report.to_text().splitlines()
     assert max(map(len, lines)) <= 120
     assert len(lines) < 140, "25 data sets stay readable"
