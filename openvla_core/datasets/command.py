@@ -60,11 +60,24 @@ def shard(argv: Sequence[str]) -> str:
     parser = _source_parser("shard", str(shard.__doc__))
     parser.add_argument("out", type=Path, help="folder to write; it must not exist")
     parser.add_argument("--future", type=int, default=0, help="following actions stored with each step (default 0)")
+    parser.add_argument("--frame-size", type=int, help="side of the stored pictures, pixels (default: as recorded)")
+    parser.add_argument(
+        "--oxe",
+        metavar="NAME",
+        help="the source is this data set of Open X-Embodiment as it was published (RLDS): standardise its actions",
+    )
+    parser.add_argument("--split", default="train", help="split of an RLDS source (default train)")
     options = parser.parse_args(argv)
+    from openvla_core.datasets.oxe.source import OxeEpisodes
     from openvla_core.datasets.streaming.shard_writer import write_shards
 
-    write_shards(_source(options), options.out, _name(options), future=options.future)
-    return f"written to {options.out}"
+    published = OxeEpisodes(options.source, options.oxe, options.split) if options.oxe else None
+    name = options.name or options.oxe or _name(options)
+    source = published or _source(options)
+    written = write_shards(source, options.out, name, future=options.future, frame_size=options.frame_size)
+    left_out = written["left_out"] + (published.left_out if published else 0)
+    told = f"{written['steps']} steps of {written['episodes']} episodes written to {options.out}"
+    return told + (f"; {left_out} left out, see the warnings" if left_out else "")
 
 
 def _source_parser(part: str, description: str) -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """A data set of Open X-Embodiment in its published form, as standardised episodes."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,11 +8,13 @@ from openvla_core.datasets.episode import Episode
 from openvla_core.datasets.oxe.catalog import card_of, to_episode
 from openvla_core.datasets.rlds.reader import RldsTrajectories
 
+log = logging.getLogger(__name__)
+
 
 class OxeEpisodes:
-    """The episodes of an RLDS folder, one in memory at a time; those training leaves out are passed over.
+    """The episodes of an RLDS folder, one in memory at a time; what training leaves out is passed over.
 
-    left_out: how many that were, in the last pass.
+    left_out: how many that were in the last pass; a warning tells it.
     """
 
     def __init__(self, path: Path, dataset: str, split: str = "train", seed: int = 0) -> None:
@@ -32,3 +35,5 @@ class OxeEpisodes:
                 self.left_out += 1
             else:
                 yield episode
+        if self.left_out:
+            log.warning("%s: episodes left out for want of an instruction or steps: %d", self.name, self.left_out)

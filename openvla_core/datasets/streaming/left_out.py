@@ -37,14 +37,7 @@ class LeftOut:
             self.reasons[episode.name] = reason
         return True
 
-    def sentence(self) -> str:
-        """For people; empty when there are none."""
-        if not self.count:
-            return ""
-        name, reason = next(iter(self.reasons.items()))
-        episodes = "1 episode is" if self.count == 1 else f"{self.count} episodes are"
-        return f"{episodes} left out, such as {name}: {reason}"
-
     def tell(self, data_set: str) -> None:
-        if self.count:
-            log.warning("%s: %s", data_set, self.sentence())
+        """A warning, where there are any."""
+        for name, reason in list(self.reasons.items())[:1]:
+            log.warning("%s: episodes left out: %d, such as %s: %s", data_set, self.count, name, reason)

@@ -103,11 +103,11 @@ def test_sentences_that_no_model_is_shown_are_left_out_and_told(tmp_path, caplog
     description = write_shards(given, tmp_path / "mixed", "mixed")
     assert (description["episodes"], description["left_out"], description["steps"]) == (2, 2, 4 + 6)
     assert list(description["left_out_because"]) == ["mixed_0", "mixed_2"]
-    assert "mixed: 2 episodes are left out, such as mixed_0: the instruction contains control characters" in caplog.text
+    assert "mixed: episodes left out: 2, such as mixed_0: the instruction contains control char" in caplog.text
     assert ShardSource(tmp_path / "mixed")[0].instruction == "push the cup"
     caplog.clear()
     assert len(EpisodeSteps(given)) == 4 + 6
-    assert "mixed: 2 episodes are left out" in caplog.text
+    assert "mixed: episodes left out: 2" in caplog.text
 
 
 def test_a_checkpoint_may_refuse_more_sentences(tmp_path, golden_policy):
