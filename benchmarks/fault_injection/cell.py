@@ -16,6 +16,7 @@ from openvla_ros.topics import State
 
 CARD = ROOT / "config" / "conventions" / "metres_rotation_vector.yaml"
 COUNT = itertools.count(1)
+STEADY_S = 0.2
 
 
 def robot_settings(robot: str) -> dict:
@@ -50,6 +51,7 @@ class Cell:
         self.processes = Processes(self.folder, self.namespace)
         self.spy = Spy(self.namespace, limits_of(self.robot), self.command_topic, self.sim_time)
         self.closed = False
+        self._unmet = False  # whether the pretend robot is new and has not answered yet
 
     def open(self) -> "Cell":
         """Starts the processes and returns once the arm moves."""
@@ -61,6 +63,7 @@ class Cell:
 
     def start_robot(self, *more: str) -> None:
         """The pretend robot."""
+        self._unmet = True
         self.processes.start("robot", [str(FAKES / f"{self.fake}.py")], *self.fake_arguments, *self._clock(), *more)
 
     def start_controller(self, *more: str) -> None:
@@ -104,11 +107,18 @@ class Cell:
         """Orders and faults of the pretend robot and the stub are over."""
         self.spy.order()
 
-    def recover(self, timeout_s: float = 20.0) -> None:
+    def recover(self, timeout_s: float = 40.0) -> None:
         """Returns once the controller follows actions again and the arm moves."""
         self.heal()
         self.calm()
         deadline_s = time.monotonic() + timeout_s
+        self._wait_until_well(deadline_s)
+        if self._unmet:  # its first answer may take long, and must not when a fault is switched on
+            self.spy.set_parameter(self.fake_node, "fault", "")
+            self._unmet = False
+            self._wait_until_well(deadline_s)
+
+    def _wait_until_well(self, deadline_s: float) -> None:
         ordered_s = time.monotonic()
         while not self.is_well():
             if time.monotonic() > deadline_s:
@@ -120,9 +130,12 @@ class Cell:
             time.sleep(0.02)
 
     def is_well(self) -> bool:
-        """Whether the arm follows the policy."""
-        report = self.spy.report
-        return report is not None and report.state == State.ACTIVE and self.spy.speed(0.1) > 0.05
+        """Whether the arm has followed the policy for a moment."""
+        if not self.spy.reports:
+            return False
+        since_s, report = self.spy.reports[-1]
+        steady = report.state == State.ACTIVE and time.monotonic() - since_s > STEADY_S
+        return steady and self.spy.speed(0.1) > 0.05
 
     def nudge(self) -> None:
         """One step on the way from a fault to motion, as a person would take it."""

@@ -10,6 +10,8 @@ from fault_injection.spy import Timeout
 from fault_injection.stream_faults import latched, random_phase, stopped
 from openvla_ros.topics import State
 
+STILL = 0.001  # m/s: the pretend arm comes ever nearer to its target
+
 
 @row(
     17,
@@ -46,7 +48,7 @@ def controller_killed(cell, i: int) -> Trial:
     random_phase()
     cell.processes.kill("controller")
     time.sleep(0.3)
-    still = cell.spy.speed(0.1, measured=True) == 0.0
+    still = cell.spy.speed(0.1, measured=True) < STILL
     cell.spy.reports.clear()
     commands = len(cell.spy.commands)
     cell.start_controller()
@@ -74,7 +76,7 @@ def controller_stopped(cell, i: int) -> Trial:
     random_phase()
     cell.processes.signal("controller", signal.SIGSTOP)
     time.sleep(2.0)
-    still = cell.spy.speed(0.3, measured=True) == 0.0
+    still = cell.spy.speed(0.3, measured=True) < STILL
     at_s = cell.processes.signal("controller", signal.SIGCONT)
     trial = stopped(cell, at_s)
     trial.hold_s = None
@@ -219,12 +221,15 @@ def terminated(cell, i: int) -> Trial:
     at_s = cell.processes.signal("controller", (signal.SIGINT, signal.SIGTERM)[i % 2])
     code = cell.processes.wait("controller", 10.0)
     passed_s = time.monotonic() - at_s
-    time.sleep(0.1)
-    last = [pose.position for _, _, pose in list(cell.spy.commands)[-3:]]
-    rests = all(np.array_equal(last[0], position) for position in last)
+    time.sleep(0.3)
+    last = [pose.position for _, _, pose in list(cell.spy.commands)[-6:]]
+    moving = [k for k, (a, b) in enumerate(zip(last, last[1:], strict=False)) if (a != b).any()]
+    holds = len(last) - 1 - max(moving, default=-1)
+    # Three are sent; what is under way when a process ends may be lost.
+    quiet = "Traceback" not in cell.processes.log("controller")
     return Trial(
-        f"EXIT_{code}", ok=rests and passed_s < 2.0 and "Traceback" not in cell.processes.log("controller"),
-        note="the last three commands are one pose" if rests else "still moving",
+        f"EXIT_{code}", ok=holds >= 2 and passed_s < 2.0 and quiet,
+        note=f"the last {min(holds, 3)}{' or more' if holds >= 3 else ''} commands heard are one pose",
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ def random_phase() -> None:
 
 def stopped(cell, at_s: float, *codes: str, timeout_s: float = 5.0) -> Trial:
     """The first stop (with one of these codes) after a moment, as a Trial."""
+    cell.spy.require_motion(at_s)
     when_s, report = cell.spy.first_stop(at_s, codes, timeout_s)
     return Trial(report.code, when_s - at_s)
 
