@@ -11,6 +11,7 @@ from openvla_core.errors import ActionError, StatisticsError
 
 # Keeps the division finite when both quantiles are equal; as in the published training code.
 EPSILON = 1e-8
+EXACT_ROWS = 1 << 15  # rows that are added up in their own precision
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,31 @@ def compute_statistics(actions: np.ndarray, mask: list[bool] | None = None) -> d
     if actions.ndim != 2 or not actions.size or not np.isfinite(actions).all():
         raise StatisticsError(f"statistics need finite actions of shape (N, D) with N > 0; got {actions.shape}.")
     q01, q99 = np.quantile(actions, [0.01, 0.99], axis=0)
+    mean, std = mean_and_std(actions)
     return {
-        "mean": actions.mean(axis=0).tolist(),
-        "std": actions.std(axis=0).tolist(),
+        "mean": mean.tolist(),
+        "std": std.tolist(),
         "max": actions.max(axis=0).tolist(),
         "min": actions.min(axis=0).tolist(),
         "q01": q01.tolist(),
         "q99": q99.tolist(),
         "mask": mask if mask is not None else [True] * (actions.shape[1] - 1) + [False],
     }
+
+
+def mean_and_std(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, D) -> two of (D,): in the precision of the rows up to EXACT_ROWS, as published figures were computed.
+
+    Beyond, a sum in float32 loses more and more of every row it is given, and all of it from 2**24 rows of equal size
+    on: blocks of rows are added up in float64 then.
+    """
+    if len(rows) <= EXACT_ROWS:
+        return rows.mean(axis=0), rows.std(axis=0)
+    blocks = range(0, len(rows), EXACT_ROWS)
+    total = sum(rows[i : i + EXACT_ROWS].sum(axis=0, dtype=np.float64) for i in blocks)
+    mean = total / len(rows)
+    squares = sum(np.square(rows[i : i + EXACT_ROWS] - mean).sum(axis=0) for i in blocks)
+    return mean, np.sqrt(squares / len(rows))
 
 
 def choose_unnorm_key(statistics: Mapping[str, Any], unnorm_key: str | None) -> str:

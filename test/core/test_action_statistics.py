@@ -1,9 +1,18 @@
 """Units: scaling there and back, and clear refusals."""
 
+import math
+
 import numpy as np
 import pytest
 
-from openvla_core.action_statistics import ActionStatistics, choose_unnorm_key, compute_statistics, statistics_of
+from openvla_core.action_statistics import (
+    EXACT_ROWS,
+    ActionStatistics,
+    choose_unnorm_key,
+    compute_statistics,
+    mean_and_std,
+    statistics_of,
+)
 from openvla_core.errors import ActionError, StatisticsError
 
 VALID = {"q01": [-1.0, -2.0, 0.0], "q99": [1.0, 4.0, 1.0], "mask": [True, True, False]}
@@ -97,3 +106,28 @@ def test_statistics_without_an_action_part_are_refused():
 def test_statistics_of_unusable_actions_are_refused(actions):
     with pytest.raises(StatisticsError, match="finite actions"):
         compute_statistics(actions)
+
+
+def test_the_mean_of_many_rows_stays_right():
+    """A sum of ones in float32 ends at 2**24; a view repeats one row without holding the others in memory."""
+    rows = np.broadcast_to(np.array([1.0, 0.1, -3e-4], dtype=np.float32), ((1 << 24) + (1 << 23), 3))
+    mean, std = mean_and_std(rows)
+    np.testing.assert_allclose(mean, rows[0], rtol=1e-9)
+    np.testing.assert_allclose(std, 0.0, atol=1e-9)
+
+
+def test_mean_and_deviation_of_float32_are_those_of_exact_sums():
+    rows = np.random.default_rng(0).normal(0.3, [0.02, 1.0], (300_000, 2)).astype(np.float32)
+    statistics = compute_statistics(rows)
+    for column, mean, std in zip(rows.T.tolist(), statistics["mean"], statistics["std"], strict=True):
+        exact = math.fsum(column) / len(column)
+        assert mean == pytest.approx(exact, rel=1e-12)
+        assert std == pytest.approx(math.sqrt(math.fsum((x - exact) ** 2 for x in column) / len(column)), rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 500, EXACT_ROWS])
+def test_few_rows_are_added_up_as_the_published_code_does(count):
+    rows = np.random.default_rng(0).normal(0.3, 1.0, (count, 7)).astype(np.float32)
+    statistics = compute_statistics(rows)
+    assert statistics["mean"] == rows.mean(axis=0).tolist()
+    assert statistics["std"] == rows.std(axis=0).tolist()
