@@ -2,14 +2,13 @@
 
     python benchmarks/mutation.py
 
-Each mutant of the files of the safety core runs the fast tests, in a copy of the project, until the first failure; a
-mutant that no test notices survives. Prints the survivors with their lines and writes all of it as JSON. Survivors that
-were looked at and cannot matter are explained in benchmarks/mutation_survivors.json, by file and change.
+First it runs the tests on the whole core, to see how long each takes and which functions it calls. Then each mutant
+meets the tests that call the broken function, until the first failure: those that noticed its neighbours first, then
+the quick ones. A mutant that no test notices survives. Survivors that were looked at and cannot matter are explained in
+the table of docs/safety-core.md; one that is not in it makes this fail. All of it is written as JSON.
 """
 
 import argparse
-import ast
-import copy
 import json
 import multiprocessing
 import os
@@ -19,183 +18,94 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 
 import hypothesis  # noqa: F401  what the tests import, once instead of for every mutant
 import numpy as np  # noqa: F401
 import pytest
 import yaml  # noqa: F401
+from mutants import ROOT, Mutant, functions, mutants
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
 FILES = tuple(
     f"openvla_core/{name}.py"
     for name in ("safety", "safety_settings", "stopping", "orientation_cone", "gripper_gate", "vectors")
 )
-TESTS = tuple(f"test/core/test_safety{name}.py" for name in ("_settings", "_gripper", "_stopping", "", "_cone"))
-# The tests that look at a file most closely come first.
-CLOSEST = {"safety": "", "safety_settings": "_settings", "orientation_cone": "_cone", "gripper_gate": "_gripper"}
-THOROUGH = ("test/core/test_safety_invariants.py",)
-EXPLAINED = Path(__file__).with_name("mutation_survivors.json")
-
-COMPARISONS = {
-    ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt),
-    ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.Is: (ast.IsNot,), ast.IsNot: (ast.Is,),
-}  # fmt: skip
-ARITHMETIC = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
-SWAPPED = {"min": "max", "max": "min", "cos": "sin", "sin": "cos", "any": "all", "all": "any"}
-NAMES_ONLY = {"__all__", "Vector"}  # for readers and type checkers
-MARKED = "_mutant_number"
+TESTS = "test/core/test_safety*.py"
+# Counts what the other tests did, so it fails when some of them are left out.
+LEFT_OUT = "test_enough_commands_were_checked"
+EXPLAINED = ROOT / "docs" / "safety-core.md"
+# Processor time of one test: a broken loop is stopped, a busy machine changes nothing.
+PATIENCE_S = 5.0
+NOTICED = ("failed", "endless")
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One change: in which file, at which line, what it was and what it became; and the whole changed source."""
+@dataclass
+class Facts:
+    """Of one test on the whole core: its processor time and the functions it calls, as file and first line."""
 
-    file: str
-    line: int
-    before: str
-    after: str
-    source: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.file}: {self.before} -> {self.after}"
+    seconds: float
+    calls: list[tuple[str, int]]
 
 
-def mutants(file: str) -> Iterator[Mutant]:
-    """Every mutant of one file. Docstrings, annotations, messages and descriptions are left alone."""
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    nodes = list(_nodes(tree))
-    for number, node in enumerate(nodes):
-        setattr(node, MARKED, number)
-    for number, node in enumerate(nodes):
-        for change in _changes(node):
-            mutated = copy.deepcopy(tree)
-            target = next(n for n in ast.walk(mutated) if getattr(n, MARKED, None) == number)
-            changed = change(target)
-            if changed is not target:
-                mutated = _Replace(target, changed).visit(mutated)
-            ast.fix_missing_locations(mutated)
-            yield Mutant(file, node.lineno, _shown(node), _shown(changed), ast.unparse(mutated))
+class Examiner:
+    """A pytest plugin: chooses and orders the tests, limits their time, and reports what `wanted` asks for."""
+
+    def __init__(self, order: list[str] | None, facts: dict[str, Facts], report: Path) -> None:
+        self.order, self.facts, self.report = order, facts, report
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if LEFT_OUT not in item.nodeid]
+        if self.order is not None:
+            by_name = {item.nodeid: item for item in items}
+            items[:] = [by_name[name] for name in self.order]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item):
+        if self.order is None:
+            return (yield from self._observed(item))
+        # The signal ends the process: there is nothing a broken core could do against it.
+        signal.setitimer(signal.ITIMER_PROF, PATIENCE_S + 20.0 * self.facts[item.nodeid].seconds)
+        return (yield)
+
+    def _observed(self, item: pytest.Item):
+        seen = set()
+        started = time.process_time()
+        sys.setprofile(lambda frame, event, _: seen.add(frame.f_code) if event == "call" else None)
+        try:
+            return (yield)
+        finally:
+            sys.setprofile(None)
+            calls = [(os.path.relpath(code.co_filename), code.co_firstlineno) for code in seen]
+            ours = sorted(call for call in calls if call[0] in FILES)
+            self.facts[item.nodeid] = Facts(time.process_time() - started, ours)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.report.write_text(json.dumps(report.nodeid))
+
+    def pytest_sessionfinish(self) -> None:
+        if self.order is None:
+            self.report.write_text(json.dumps({name: asdict(facts) for name, facts in self.facts.items()}))
 
 
-def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Raise):
-            continue
-        if isinstance(child, ast.keyword) and child.arg in ("strict", "frozen", "kw_only"):
-            continue  # these guard against our own mistakes, which is what a mutant is
-        if isinstance(child, ast.AnnAssign | ast.FunctionDef | ast.arg):
-            parts: list[ast.AST] = [child]
-            parts += [child.value] if isinstance(child, ast.AnnAssign) and child.value else []
-            parts += child.body if isinstance(child, ast.FunctionDef) else []
-            for part in parts:
-                if hasattr(part, "lineno"):
-                    yield part
-                yield from _nodes(part) if part is not child else ()
-            continue
-        if hasattr(child, "lineno"):
-            yield child
-        yield from _nodes(child)
-
-
-def _changes(node: ast.AST) -> Iterator:
-    """Functions that turn a copy of the node into a broken one, in place or as a new node."""
-    if isinstance(node, ast.Compare) and len(node.ops) == 1:
-        for other in COMPARISONS.get(type(node.ops[0]), ()):
-            yield _set(ops=[other()])
-    elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
-        yield _set(op=ARITHMETIC[type(node.op)]())
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not):
-        yield lambda n: n.operand
-    elif isinstance(node, ast.BoolOp):
-        yield _set(op=ast.Or() if isinstance(node.op, ast.And) else ast.And())
-        for index in range(len(node.values)):
-            yield lambda n, i=index: n.values[i]
-    elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        yield _set(value=node.value * 1.5 + 1 if isinstance(node.value, float) else node.value + 1)
-        if node.value:
-            yield _set(value=node.value / 2 if isinstance(node.value, float) else node.value - 1)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        yield _set(value=not node.value)
-    elif isinstance(node, ast.If | ast.While):
-        yield lambda n: _put(n, test=ast.UnaryOp(ast.Not(), n.test))
-        yield lambda n: _put(n, test=ast.Constant(False))
-    elif isinstance(node, ast.IfExp):
-        yield lambda n: n.body
-        yield lambda n: n.orelse
-    elif isinstance(node, ast.Call) and _called(node) in SWAPPED:
-        yield _swap_call
-    elif isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
-        yield _set(value=ast.Constant(None))
-    elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in NAMES_ONLY:
-        return
-    elif isinstance(node, ast.Assign | ast.AugAssign | ast.Continue | ast.Break) or (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-    ):
-        yield lambda n: ast.Pass()
-
-
-def _set(**fields):
-    return lambda node: _put(node, **fields)
-
-
-def _put(node: ast.AST, **fields) -> ast.AST:
-    for name, value in fields.items():
-        setattr(node, name, value)
-    return node
-
-
-def _called(node: ast.Call) -> str:
-    return node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-
-
-def _swap_call(node: ast.AST) -> ast.AST:
-    other = SWAPPED[_called(node)]
-    if isinstance(node.func, ast.Name):
-        node.func.id = other
-    else:
-        node.func.attr = other
-    return node
-
-
-def _is_none(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
-
-
-def _shown(node: ast.AST) -> str:
-    return ast.unparse(ast.fix_missing_locations(copy.deepcopy(node))).split("\n")[0]
-
-
-class _Replace(ast.NodeTransformer):
-    def __init__(self, old: ast.AST, new: ast.AST) -> None:
-        self.old, self.new = old, new
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        return self.new if node is self.old else self.generic_visit(node)
-
-
-def run_tests(folder: Path, tests: tuple[str, ...], timeout_s: float) -> str:
-    """'passed', 'failed' or 'hung' for the tests in a copy of the project, in a child of this process."""
+def run_tests(folder: Path, examiner: Examiner) -> str:
+    """'passed', 'failed' or 'endless' for the tests in a copy of the project, in a child of this process."""
     child = os.fork()
     if child == 0:
-        _become_pytest(folder, tests)
-    until = time.monotonic() + timeout_s
-    while time.monotonic() < until:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return "passed" if status == 0 else "failed"
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return "hung"
+        _become_pytest(folder, examiner)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        return "endless" if os.WTERMSIG(status) == signal.SIGPROF else "failed"
+    return "passed" if os.WEXITSTATUS(status) == 0 else "failed"
 
 
-def _become_pytest(folder: Path, tests: tuple[str, ...]) -> None:
+def _become_pytest(folder: Path, examiner: Examiner) -> None:
     """Never returns. What takes long to import was imported before the fork; the project was not."""
     code = 99
     try:
@@ -207,7 +117,12 @@ def _become_pytest(folder: Path, tests: tuple[str, ...]) -> None:
         sys.dont_write_bytecode = True
         os.environ["OPENVLA_HYPOTHESIS"] = "few"
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # loading them takes longer than most mutants live
-        code = int(pytest.main(["-q", "-x", "--tb=no", "-p", "no:cacheprovider", *tests]))
+        if examiner.order is None:
+            tests = sorted(str(path.relative_to(folder)) for path in folder.glob(TESTS))
+        else:
+            tests = sorted({name.partition("::")[0] for name in examiner.order})
+        options = ["-q", "-x", "--tb=no", "--assert=plain", "-p", "no:cacheprovider"]
+        code = int(pytest.main([*options, *tests], plugins=[examiner]))
     finally:
         os._exit(code)
 
@@ -227,79 +142,164 @@ def copy_of_the_project(folder: Path) -> Path:
     return folder
 
 
-def judge(mutant: Mutant, folder: Path, timeout_s: float) -> str:
-    """Puts the mutant into the copy, runs the fast tests and, if they notice nothing, the thorough ones."""
-    path = folder / mutant.file
-    original = path.read_text(encoding="utf-8")
-    path.write_text(mutant.source, encoding="utf-8")
-    try:
-        first = f"test/core/test_safety{CLOSEST.get(path.stem, '_stopping')}.py"
-        verdict = run_tests(folder, (first, *(test for test in TESTS if test != first)), timeout_s)
-        if verdict == "passed":
-            verdict = run_tests(folder, THOROUGH, 4 * timeout_s)
-        return verdict
-    finally:
-        path.write_text(original, encoding="utf-8")
+def observe(folder: Path) -> dict[str, Facts]:
+    """What each test does while nothing is broken."""
+    report = folder / "report.json"
+    if run_tests(folder, Examiner(None, {}, report)) != "passed":
+        sys.exit("the tests fail before anything is broken; repair that first")
+    loaded = json.loads(report.read_text())
+    spans = {file: functions(file) for file in FILES}
+    facts = {}
+    for name, values in loaded.items():
+        calls = {(file, span.start) for file, line in values["calls"] for span in spans[file] if line in span}
+        facts[name] = Facts(values["seconds"], sorted(calls))
+    return facts
 
 
-WORKER: dict = {}
+class Judge:
+    """Breaks its own copy of the project, over and over, and mends it."""
+
+    def __init__(self, folder: Path, facts: dict[str, Facts]) -> None:
+        self.folder, self.facts = copy_of_the_project(folder), facts
+        self.report = folder / "report.json"
+
+    def verdicts(self, group: list[Mutant]) -> list[tuple[str, str | None, float]]:
+        """For mutants of one function: the verdict, the test that noticed, and the seconds it took."""
+        found: list[tuple[str, str | None, float]] = []
+        lately: list[str] = []  # tests that noticed something, the last one first
+        for mutant in group:
+            started = time.monotonic()
+            verdict, test = self.verdict(mutant, lately)
+            if test is not None:
+                lately = [test, *(name for name in lately if name != test)]
+            found.append((verdict, test, time.monotonic() - started))
+        return found
+
+    def verdict(self, mutant: Mutant, lately: list[str]) -> tuple[str, str | None]:
+        place = (mutant.file, mutant.function)
+        able = [name for name, facts in self.facts.items() if not mutant.function or place in facts.calls]
+        if not able:
+            return "passed", None
+        able.sort(key=lambda name: (lately.index(name) if name in lately else len(lately), self.facts[name].seconds))
+        path = self.folder / mutant.file
+        whole = path.read_text(encoding="utf-8")
+        path.write_text(mutant.source, encoding="utf-8")
+        self.report.unlink(missing_ok=True)
+        try:
+            verdict = run_tests(self.folder, Examiner(able, self.facts, self.report))
+        finally:
+            path.write_text(whole, encoding="utf-8")
+        return verdict, json.loads(self.report.read_text()) if self.report.exists() else None
 
 
-def _begin_worker(folder: str, timeout_s: float) -> None:
-    WORKER.update(folder=copy_of_the_project(Path(folder) / str(os.getpid())), timeout_s=timeout_s)
+WORKER: list[Judge] = []
 
 
-def _judge(mutant: Mutant) -> str:
-    return judge(mutant, **WORKER)
+def _begin_worker(folder: str, facts: dict[str, Facts]) -> None:
+    WORKER.append(Judge(Path(folder) / str(os.getpid()), facts))
+
+
+def _judge(group: list[Mutant]) -> list[tuple[str, str | None, float]]:
+    return WORKER[0].verdicts(group)
+
+
+def groups_of(everything: list[Mutant]) -> list[list[Mutant]]:
+    """The mutants of each function together, those that take longest to judge probably first."""
+    groups = defaultdict(list)
+    for mutant in everything:
+        groups[mutant.file, mutant.function].append(mutant)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def explanations(text: str) -> dict[tuple[str, str, str], str]:
+    """(file, line of code, change) -> why it does not matter, from the table of the document."""
+    rows = [line.strip("|\n ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    return {tuple(part.strip(" `") for part in row[:3]): row[3] for row in rows if len(row) == 4}
+
+
+def key(mutant: Mutant) -> tuple[str, str, str]:
+    return Path(mutant.file).name, mutant.code, mutant.change
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", nargs="*", default=FILES, help="which files to break")
-    parser.add_argument("--every", type=int, default=1, help="only every n-th mutant")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--timeout-s", type=float, default=90.0, help="of the fast tests; who takes longer is noticed")
+    parser.add_argument("--every", type=int, default=1, help="only every n-th mutant of each function")
+    parser.add_argument("--lines", type=int, nargs="*", help="only these lines")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the JSON file")
     arguments = parser.parse_args()
 
-    everything = [mutant for file in arguments.files for mutant in mutants(file)][:: arguments.every]
-    explained = json.loads(EXPLAINED.read_text(encoding="utf-8")) if EXPLAINED.exists() else {}
+    everything = [mutant for file in arguments.files for mutant in mutants(file)]
+    if arguments.lines:
+        everything = [mutant for mutant in everything if mutant.line in arguments.lines]
+    groups = [group[:: arguments.every] for group in groups_of(everything)]
+    everything = [mutant for group in groups for mutant in group]
+    explained = explanations(EXPLAINED.read_text(encoding="utf-8"))
     started = time.monotonic()
+    verdicts: list[tuple[str, str | None, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        if run_tests(copy_of_the_project(Path(folder) / "whole"), TESTS + THOROUGH, 900.0) != "passed":
-            sys.exit("the tests fail before anything is broken; repair that first")
+        facts = observe(copy_of_the_project(Path(folder) / "whole"))
         context = multiprocessing.get_context("fork")
-        with context.Pool(arguments.processes, _begin_worker, (folder, arguments.timeout_s)) as pool:
-            verdicts = []
-            progress = tqdm(zip(everything, pool.imap(_judge, everything), strict=True), total=len(everything))
-            for mutant, verdict in progress:
-                verdicts.append(verdict)
-                if verdict == "passed":
-                    progress.write(f"{mutant.file}:{mutant.line}  {mutant.before}  ->  {mutant.after}", file=sys.stderr)
-    survivors = [m for m, verdict in zip(everything, verdicts, strict=True) if verdict == "passed"]
-    killed = len(everything) - len(survivors)
+        with (
+            context.Pool(arguments.processes, _begin_worker, (folder, facts)) as pool,
+            tqdm(total=len(everything)) as progress,
+        ):
+            for group, found in zip(groups, pool.imap(_judge, groups), strict=True):
+                verdicts += found
+                progress.update(len(group))
+                for mutant, (verdict, _, _) in zip(group, found, strict=True):
+                    if verdict == "passed":
+                        progress.write(f"{mutant.file}:{mutant.line}  {mutant.code}   {mutant.change}", sys.stderr)
+    return report(everything, verdicts, explained, time.monotonic() - started, arguments, print)
+
+
+def report(
+    everything: list[Mutant],
+    verdicts: list[tuple[str, str | None, float]],
+    explained: dict[tuple[str, str, str], str],
+    seconds: float,
+    arguments: argparse.Namespace,
+    say: Callable[[str], None],
+) -> int:
+    """Says what survived and why, writes the JSON file, and returns 1 when an explanation is missing."""
+    survivors = [m for m, verdict in zip(everything, verdicts, strict=True) if verdict[0] == "passed"]
+    noticed = len(everything) - len(survivors)
     for mutant in survivors:
-        print(f"survives {mutant.file}:{mutant.line}  {mutant.before}  ->  {mutant.after}")
-        print(f"         {explained.get(mutant.name, 'not explained')}")
-    print(f"{killed} of {len(everything)} mutants noticed, {100 * killed / max(len(everything), 1):.1f} %")
+        say(f"survives {mutant.file}:{mutant.line}  {mutant.code}   {mutant.change}")
+        say(f"         {explained.get(key(mutant), 'NOT EXPLAINED in docs/safety-core.md')}")
+    tried, survived = {key(mutant) for mutant in everything}, {key(mutant) for mutant in survivors}
+    whole = arguments.every == 1 and not arguments.lines and tuple(arguments.files) == FILES
+    needless = sorted(row for row in explained if row not in survived and (row in tried or whole))
+    for row in needless:
+        say(f"explained, but noticed or gone: {row}")
+    missing = [mutant for mutant in survivors if key(mutant) not in explained]
+    say(f"{noticed} of {len(everything)} mutants noticed, {100 * noticed / max(len(everything), 1):.1f} %")
+    say(f"{len(survivors)} survivors, {len(missing)} of them not explained")
 
     now = datetime.now(timezone.utc)
+    per_file: dict[str, dict[str, int]] = {}
+    for mutant, (verdict, _, _) in zip(everything, verdicts, strict=True):
+        row = per_file.setdefault(mutant.file, {"mutants": 0, "noticed": 0})
+        row["mutants"] += 1
+        row["noticed"] += verdict != "passed"
     result = {
         "date": now.isoformat(timespec="seconds"),
         "mutants": len(everything),
-        "noticed": killed,
-        "hung": verdicts.count("hung"),
-        "seconds": round(time.monotonic() - started),
-        "machine": {"cpu_count": os.cpu_count(), "architecture": platform.machine()},
-        "python": platform.python_version(),
+        "noticed": noticed,
+        "endless": sum(verdict == "endless" for verdict, _, _ in verdicts),
+        "files": per_file,
+        "seconds": round(seconds),
+        "machine": {"cpu_count": os.cpu_count(), "architecture": platform.machine(), "processes": arguments.processes},
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in ("numpy", "hypothesis", "pytest")}},
         "survivors": [
-            {**{k: v for k, v in asdict(m).items() if k != "source"}, "why": explained.get(m.name, "not explained")}
+            {"file": m.file, "line": m.line, "code": m.code, "change": m.change, "why": explained.get(key(m))}
             for m in survivors
         ],
     }
     path = arguments.out / f"{now:%Y-%m-%d}-safety-mutation.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(m.name in explained for m in survivors) else 1
+    return 1 if missing or needless else 0
 
 
 if __name__ == "__main__":

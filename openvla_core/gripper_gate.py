@@ -24,13 +24,13 @@ class GripperGate:
         """Forgets the command: until the next clear wish the gripper is left alone."""
         self.command: float | None = None  # 0 closed, 1 open, None not commanded yet
         self._toggled_s = -math.inf
-        self._wish: float | None = None
-        self._votes = 0
         self._last_action: Hashable = None
+        self.forget_votes()
 
     def forget_votes(self) -> None:
         """Keeps the command and forgets the wishes that have not become one: they belong to what was interrupted."""
-        self._wish, self._votes = None, 0
+        self._wish: float | None = None
+        self._votes = 0
 
     def decide(self, opening: float, now_s: float, action: Hashable = None) -> float | None:
         """The command for a wished opening; anything that is not a clear wish keeps the last command.

@@ -8,7 +8,7 @@ import numpy as np
 
 from openvla_core import rotations
 from openvla_core.stopping import Motion
-from openvla_core.vectors import ZERO, Vector, angle, cross, dot, minus, plus, scaled, turned
+from openvla_core.vectors import ZERO, Vector, angle, cross, direction, dot, minus, plus, scaled, turned
 
 # Rounding by which a tilt may exceed the largest one; and from where on the arm counts as outside. Radians.
 ROUNDING = 1e-9
@@ -21,8 +21,9 @@ class OrientationCone:
 
     def __init__(self, tool_axis: Sequence[float], cone_axis: Sequence[float], max_tilt: float) -> None:
         """tool_axis (3,) in the tool frame, cone_axis (3,) in the base frame, any length but 0; max_tilt radians."""
-        self._tool_axis = _unit(tool_axis)
-        self._cone_axis = _unit(cone_axis)
+        (x, y, z), (a, b, c) = tool_axis, cone_axis
+        self._tool_axis = direction((x, y, z))
+        self._cone_axis = direction((a, b, c))
         self._max_tilt = max_tilt
         self._open = max_tilt >= math.pi  # then it holds every orientation
 
@@ -41,8 +42,8 @@ class OrientationCone:
         hinge = cross(axis, self._cone_axis)
         if math.hypot(*hinge) < 1e-9:  # straight away from the cone, where every way back is equally long
             hinge = cross(axis, (1.0, 0.0, 0.0) if abs(axis[0]) < 0.5 else (0.0, 1.0, 0.0))
-        turn = np.array(hinge) * (excess / math.hypot(*hinge))
-        return rotations.multiply(rotations.from_rotation_vector(turn), quaternion)
+        turn = scaled(direction(hinge), excess)
+        return rotations.multiply(rotations.from_rotation_vector(np.array(turn)), quaternion)
 
     def next_goal(self, now: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """The goal (4,) clamped to the cone; from outside the shortest way in comes first, as far as the goal is in."""
@@ -59,7 +60,7 @@ class OrientationCone:
         if self._open:
             return True
         now = self._axis(quaternion)
-        start = _turned_by(now, motion.position)
+        start = turned(now, direction(motion.position), math.hypot(*motion.position))
         turn = minus(motion.end, motion.position)
         allowed, tilt = self._max_tilt + ROUNDING, angle(now, self._cone_axis)
         if tilt > allowed:
@@ -76,24 +77,11 @@ class OrientationCone:
 
     def _largest_tilt(self, start: Vector, turn: Vector) -> float:
         """The largest tilt while the tool axis turns by a rotation vector."""
-        size = math.hypot(*turn)
-        if size == 0.0:
-            return angle(start, self._cone_axis)
-        hinge = scaled(turn, 1.0 / size)
+        size, hinge = math.hypot(*turn), direction(turn)
         # It runs on a circle, along + across cos + sideways sin, and is furthest from the cone at one angle of it.
         across = minus(start, scaled(hinge, dot(hinge, start)))
         furthest = math.atan2(dot(cross(hinge, start), self._cone_axis), dot(across, self._cone_axis)) + math.pi
         return max(angle(turned(start, hinge, x), self._cone_axis) for x in (0.0, size, min(furthest, size)))
-
-
-def _unit(values: Sequence[float]) -> Vector:
-    x, y, z = values
-    return scaled((x, y, z), 1.0 / math.hypot(x, y, z))
-
-
-def _turned_by(axis: Vector, vector: Vector) -> Vector:
-    size = math.hypot(*vector)
-    return turned(axis, scaled(vector, 1.0 / size), size) if size > 0.0 else axis
 
 
 def _goes_forward(motion: Motion, turn: Vector) -> bool:
@@ -109,8 +97,7 @@ def _bend(motion: Motion) -> float:
     change: rotations about different axes do not commute, by at most the product of the lengths along and across.
     """
     chord = minus(motion.end, motion.position)
-    span = math.hypot(*chord)
-    way = scaled(chord, 1.0 / span) if span > 0.0 else ZERO
+    span, way = math.hypot(*chord), direction(chord)
     beside = length = across = 0.0
     before, last = ZERO, motion.position
     for corner in motion.corners:

@@ -26,6 +26,8 @@ __all__ = ["GripperGate", "SafetyLimiter", "SafetySettings", "check_safety_setti
 ABSURD = 4.0
 # What is beyond this in a late tick is spent on braking, so that a paused process does not wake with a leap.
 LONGEST_TICK_S = 0.05
+# In less than this no goal is followed, only the plan: nothing is gained, and quotients would overflow.
+SHORTEST_TICK_S = 1e-6
 # The share of the speed limits at the beginning of the start ramp.
 RAMP_START = 0.2
 # Rounding that a plan may be outside the box; what is sent is clipped to it. Metres.
@@ -65,16 +67,23 @@ class SafetyLimiter:
             raise ConfigError(
                 f"the stream cannot start at {pose}: give a finite position (3,) and a unit quaternion (4,)."
             )
-        self.pose: Pose = first
-        self.reset(first)
+        self._begin(first)
 
     def reset(self, pose: Pose) -> None:
         """Starts the stream anew at a measured pose, at rest; where it is when that is not a pose."""
-        self.pose = _checked(pose) or self.pose
-        self._move = stopping.at_rest(_vector(self.pose.position))
+        self._begin(_checked(pose) or self.pose)
+
+    def _begin(self, pose: Pose) -> None:
+        self._sent = Pose(pose.position.copy(), pose.quaternion)
+        self._move = stopping.at_rest(_vector(pose.position))
         self._turn = stopping.at_rest(ZERO)  # relative to the pose last sent
         self._stopping = False
         self._followed_s = 0.0
+
+    @property
+    def pose(self) -> Pose:
+        """The pose last sent, or the one it started from; the reader may do with it as it likes."""
+        return Pose(self._sent.position.copy(), self._sent.quaternion.copy())
 
     @property
     def velocity(self) -> np.ndarray:
@@ -131,7 +140,7 @@ class SafetyLimiter:
             return self.brake(dt)
         dt = _usable_tick(dt)
         self._stopping = self._stopping and not self.at_rest
-        if dt == 0.0 or self._stopping:
+        if dt < SHORTEST_TICK_S or self._stopping:
             return self._advance(dt)
         step = min(dt, LONGEST_TICK_S)
         ramp = self._ramp(step)
@@ -148,10 +157,10 @@ class SafetyLimiter:
         )
         self._turn = stopping.approach(
             self._turn,
-            self._turn_to(self._cone.next_goal(self.pose.quaternion, checked.quaternion)),
+            self._turn_to(self._cone.next_goal(self._sent.quaternion, checked.quaternion)),
             self._angular_limits._replace(speed=ramp * self._angular_limits.speed),
             step,
-            lambda motion: self._cone.holds(self.pose.quaternion, motion),
+            lambda motion: self._cone.holds(self._sent.quaternion, motion),
         )
         return self._advance(dt - step)
 
@@ -169,20 +178,21 @@ class SafetyLimiter:
         if harder.peak <= self._limits.speed and self._stays_in_box(harder, move.position):
             self._move = harder
         harder = stopping.plan_stop(turn.position, turn.velocity, turn.acceleration, self._angular_stop_limits)
-        if harder.peak <= self._angular_limits.speed and self._cone.holds(self.pose.quaternion, harder):
+        if harder.peak <= self._angular_limits.speed and self._cone.holds(self._sent.quaternion, harder):
             self._turn = harder
 
     def _advance(self, dt: float) -> Pose:
         """Carries out the plans for a time and makes the result the pose that is sent."""
-        low, high = self._reachable_box(_vector(self.pose.position))
+        low, high = self._reachable_box(_vector(self._sent.position))
         move, turn = stopping.advance(self._move, dt), stopping.advance(self._turn, dt)
         x, y, z = (min(max(p, a), b) for p, a, b in zip(move.position, low, high, strict=True))
         self._move = move._replace(position=(x, y, z))
         self._turn = turn._replace(position=ZERO, end=minus(turn.end, turn.position))
-        quaternion = self.pose.quaternion
+        quaternion = self._sent.quaternion
         if any(turn.position):
-            quaternion = rotations.multiply(rotations.from_rotation_vector(np.array(turn.position)), quaternion)
-        self.pose = Pose(np.array(self._move.position), quaternion)
+            step = rotations.from_rotation_vector(np.array(turn.position))
+            quaternion = rotations.multiply(step, quaternion)
+        self._sent = Pose(np.array(self._move.position), quaternion)
         return self.pose
 
     def _stays_in_box(self, motion: Motion, start: Vector) -> bool:
@@ -214,7 +224,7 @@ class SafetyLimiter:
     def _turn_to(self, quaternion: np.ndarray) -> Vector:
         """The rotation vector from the pose to a goal, counted so that the rest after the planned stop is shortest."""
         end = self._turn.end
-        stop = rotations.multiply(rotations.from_rotation_vector(np.array(end)), self.pose.quaternion)
+        stop = rotations.multiply(rotations.from_rotation_vector(np.array(end)), self._sent.quaternion)
         return _vector(np.array(end) + rotations.rotation_between(stop, quaternion))
 
 
@@ -257,7 +267,7 @@ def _checked(pose: Pose) -> Pose | None:
     """The pose with a unit quaternion; None when it is not one, whatever it is instead."""
     try:
         return rotations.checked_pose(pose.position, pose.quaternion)
-    except (AttributeError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, TypeError, ValueError):
         return None
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from openvla_core.vectors import ZERO, Vector, dot, minus, plus, scaled
+from openvla_core.vectors import ZERO, Vector, direction, dot, minus, plus, scaled
 
 # Closer to the goal than this the motion is left alone; metres or radians.
 CLOSE = 1e-7
@@ -175,8 +175,7 @@ def approach(motion: Motion, goal: Vector, limits: Limits, dt: float, allowed: C
     if distance <= CLOSE:
         return base
     ahead = minus(goal, motion.position)
-    far = math.hypot(*ahead)
-    way = scaled(ahead, 1.0 / far) if far > 0.0 else ZERO
+    far, way = math.hypot(*ahead), direction(ahead)
     passed = max(dot(minus(motion.end, goal), way), 0.0)
     full = _steered(motion, way, far, limits, dt)
 
@@ -202,12 +201,12 @@ def _largest(attempt: Callable[[float], tuple[float, Motion]], base: Motion, bas
     high, (high_excess, found) = 1.0, attempt(1.0)
     if high_excess <= 0.0:
         return found
-    for _ in range(7):
+    for _ in range(7):  # what is not a number counts as excess
         known = high_excess < math.inf and low_excess < 0.0
         part = min(max(low_excess / (low_excess - high_excess), 0.02), 0.98) if known else 0.5
         share = low + (high - low) * part
         excess, found = attempt(share)
-        if excess > 0.0:
+        if not excess <= 0.0:
             high, high_excess = share, excess
             low_excess /= 2.0  # or it would creep up from below where the excess bends
             continue

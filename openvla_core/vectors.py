@@ -5,6 +5,8 @@ import math
 Vector = tuple[float, float, float]
 
 ZERO: Vector = (0.0, 0.0, 0.0)
+# One divided by less than this may be infinite.
+SHORTEST = 1e-300
 
 
 def plus(a: Vector, b: Vector, factor: float) -> Vector:
@@ -20,6 +22,12 @@ def minus(a: Vector, b: Vector) -> Vector:
 def scaled(a: Vector, factor: float) -> Vector:
     """a factor."""
     return (a[0] * factor, a[1] * factor, a[2] * factor)
+
+
+def direction(a: Vector) -> Vector:
+    """a scaled to unit length; zero when it is too short to point anywhere."""
+    length = math.hypot(*a)
+    return scaled(a, 1.0 / length) if length > SHORTEST else ZERO
 
 
 def dot(a: Vector, b: Vector) -> float:
@@ -38,6 +46,6 @@ def angle(a: Vector, b: Vector) -> float:
 
 
 def turned(a: Vector, hinge: Vector, radians: float) -> Vector:
-    """The vector turned about a hinge of unit length."""
+    """The vector turned about a hinge of unit length; by a small angle, the hinge may be zero as well."""
     along = scaled(hinge, dot(hinge, a))
     return plus(plus(along, minus(a, along), math.cos(radians)), cross(hinge, a), math.sin(radians))

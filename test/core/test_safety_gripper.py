@@ -43,6 +43,12 @@ def test_it_waits_for_the_interval_after_a_toggle_and_then_follows():
     assert gate.decide(1.0, 10.0) == 1.0
     assert gate.decide(0.0, 10.29) == 1.0
     assert gate.decide(0.0, 10.3) == 0.0
+    assert gate.decide(1.0, 11.0) == 1.0
+
+
+def test_the_interval_itself_is_long_enough():
+    gate = GripperGate(SafetySettings(gripper_decisions=1, gripper_interval_s=0.5))
+    assert [gate.decide(1.0, 2.0), gate.decide(0.0, 2.5)] == [1.0, 0.0]
 
 
 def test_one_action_asked_for_many_times_is_one_decision():
