@@ -23,6 +23,7 @@ FILE_NAME = "SHA256SUMS"
 MAX_BYTES, MAX_FILES, MAX_SMALL_BYTES = 1_000_000, 1000, 100_000_000
 PIECE_BYTES = 1 << 20
 LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+AGAIN = "Copy it again, or write it anew with `openvla doctor DIRECTORY --write-checksums`."
 NAMED = 5  # so many files are named in one message
 
 Verify = bool | Literal["auto"]
@@ -118,11 +119,11 @@ def parse_checksums(data: bytes, source: str) -> dict[str, str]:
         CheckpointError: for anything else, and for names outside the directory.
     """
     if len(data) > MAX_BYTES:
-        raise CheckpointError(f"{source} has more than {MAX_BYTES:,} bytes; expected one line per file.")
+        raise CheckpointError(f"{source} has more than {MAX_BYTES:,} bytes; expected one line per file. {AGAIN}")
     try:
         lines = data.decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"{source} is no UTF-8 text ({error.reason}). Copy the checkpoint again.") from None
+        raise CheckpointError(f"{source} is no UTF-8 text ({error.reason}). {AGAIN}") from None
     digests: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line or line.startswith("#"):
@@ -131,15 +132,15 @@ def parse_checksums(data: bytes, source: str) -> dict[str, str]:
         if match is None or not _is_plain(match[2]):
             raise CheckpointError(
                 f"{source}, line {number}: {line[:100]!r}; expected 64 hexadecimal digits, two blanks and the name of "
-                "a file in this directory. Copy the checkpoint again."
+                f"a file in this directory. {AGAIN}"
             )
         name = str(PurePosixPath(match[2]))
         if name in digests:
-            raise CheckpointError(f"{source} lists {name[:100]!r} twice. Copy the checkpoint again.")
+            raise CheckpointError(f"{source} lists {name[:100]!r} twice. {AGAIN}")
         if name != FILE_NAME:
             digests[name] = match[1].lower()
     if not digests or len(digests) > MAX_FILES:
-        raise CheckpointError(f"{source} lists {len(digests)} files; expected 1 to {MAX_FILES}. Copy it again.")
+        raise CheckpointError(f"{source} lists {len(digests)} files; expected 1 to {MAX_FILES}. {AGAIN}")
     return digests
 
 
