@@ -1,5 +1,6 @@
 """The recorder node: one bag per episode, begun and ended by services. It only listens; nothing here moves an arm."""
 
+import contextlib
 import sys
 import time
 from datetime import datetime, timezone
@@ -7,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 
 from openvla_core.conventions import load_convention
 from openvla_core.datasets.bags.message_types import MessageTypes
+from openvla_core.datasets.bags.sentence_log import SentenceLog
+from openvla_core.datasets.bags.sentences import longest
 from openvla_core.datasets.bags.store import GIGABYTE, EpisodeStore
 from openvla_core.datasets.bags.thread import EpisodeThread
 from openvla_core.errors import ConventionError, DatasetError, OpenVLAError
 from openvla_ros import conversions, topics
-from openvla_ros.episode_facts import audit, longest, package_version, slow_topics
+from openvla_ros.episode_facts import ClockWatch, audit, package_version, slow_topics
 from openvla_ros.message_files import find_definition
 from openvla_ros.node_support import run
 from openvla_ros.parameters import declare_settings
@@ -26,7 +30,6 @@ from openvla_ros.topics import State
 
 LOOK_S = 0.2
 CARD_S = 2.0
-CHANGE_S = 1.0  # an instruction that comes later than this after the start replaces one that was followed
 # Said once and true until said again: an episode begins with the newest of these.
 SAID_ONCE = (topics.INSTRUCTION, topics.POLICY_INSTRUCTION, "controller_node/status")
 
@@ -41,9 +44,9 @@ class RecorderNode(Node):
         self.store = EpisodeStore(Path(self.settings.root).expanduser())
         self.writing: EpisodeThread | None = None
         self.started_s = 0.0
-        self.said = ""  # newest of the topic
-        self.active = ""  # what the policy follows
-        self.instructions: list[list] = []  # of this episode: [seconds since its start, sentence]
+        self.sentences = SentenceLog(self.settings.instruction)
+        self.clock = ClockWatch()
+        self.others = 0  # recorders that answer the same calls
         self.card: dict[str, Any] | None = None
         self.card_asked = False
         self.board = StatusBoard(self, self.measure, self.details)
@@ -75,27 +78,22 @@ class RecorderNode(Node):
     def on_message(self, tap: TopicTap, now_ns: int, data: bytes, sent_ns: int) -> None:
         if self.writing is not None and tap.facts is not None:
             self.writing.write(tap.facts, now_ns, data, sent_ns)
+        if tap.wanted.name == topics.INSTRUCTION and not self.sentences.said:
+            # Said before this node was there, by somebody who repeats it for those who come later.
+            self.on_instruction(deserialize_message(data, topics.String))
 
     def on_instruction(self, message) -> None:
-        self.said = conversions.to_text(message)
+        self.sentences.hear(conversions.to_text(message))
         self.note_instruction()
 
     def on_active(self, message) -> None:
-        before, self.active = self.active, conversions.to_text(message)
-        if before and not self.active:
-            self.said = ""  # the policy has dropped its task: what was said before does not count for the next episode
+        self.sentences.follow(conversions.to_text(message))
         self.note_instruction()
 
-    @property
-    def instruction(self) -> str:
-        """What the robot is to do: what the policy follows, else what was said last, else the parameter."""
-        return self.active or self.said or self.settings.instruction
-
     def note_instruction(self) -> None:
-        """Keeps every change within an episode."""
-        sentence = self.instruction
-        if self.writing is not None and sentence and (not self.instructions or self.instructions[-1][1] != sentence):
-            self.instructions.append([round(time.monotonic() - self.started_s, 3), sentence])
+        """Keeps every change within an episode, where a repair finds it too."""
+        if self.writing is not None and self.sentences.note():
+            self.writing.note({"instructions": self.sentences.entries})
 
     def ask_for_card(self) -> None:
         """Asks the controller which convention card it follows, once it is there."""
@@ -119,6 +117,8 @@ class RecorderNode(Node):
     def on_look(self) -> None:
         for tap in self.taps:
             tap.look()
+        self.clock.look()
+        self.look_for_others()
         if self.writing is None:
             if self.board.report.code in ("READY", "TOPIC_MISSING", "STARTING"):
                 self.say_ready()
@@ -126,6 +126,16 @@ class RecorderNode(Node):
             self.fail(self.writing.error)
         else:
             self.say_recording()
+
+    def look_for_others(self) -> None:
+        """Two recorders of one name both answer a call; each episode is then there twice."""
+        others = self.count_publishers(self.resolve_topic_name(topics.STATUS)) - 1
+        if others > self.others:
+            self.get_logger().warning(
+                f"{others} other node(s) called {self.get_fully_qualified_name()} run too: every episode is recorded "
+                "more than once. End all but one of them."
+            )
+        self.others = others
 
     def missing(self) -> list[str]:
         """What is wrong with the topics every episode must have, one phrase each."""
@@ -160,11 +170,11 @@ class RecorderNode(Node):
         elif self.writing.dropped:
             sentence = f"Recording {name}, but the disk does not keep up: messages were dropped. Discard it."
             self.board.set(State.ACTIVE, "DISK_SLOW", sentence)
-        elif not self.instructions:
+        elif not self.sentences.current:
             sentence = f"Recording {name} without an instruction: say what the robot is to do on the topic instruction."
             self.board.set(State.ACTIVE, "NO_INSTRUCTION", sentence)
         else:
-            self.board.set(State.ACTIVE, "RECORDING", f"Recording {name}: {self.instructions[-1][1]!r}.")
+            self.board.set(State.ACTIVE, "RECORDING", f"Recording {name}: {self.sentences.current!r}.")
 
     def fail(self, error: DatasetError) -> None:
         """Stops at an error of the disk; what was written stays under .open for a repair."""
@@ -196,12 +206,13 @@ class RecorderNode(Node):
         episode = self.store.begin(self.facts())
         self.writing = EpisodeThread(episode)
         self.started_s = time.monotonic()
-        self.instructions = []
-        self.note_instruction()
+        self.clock = ClockWatch()
+        self.sentences.begin()
+        self.writing.note({"instructions": self.sentences.entries})
         now_ns = time.time_ns()
         for tap in self.taps:
             tap.clear()
-            if tap.wanted.name == topics.INSTRUCTION and not self.said:
+            if tap.wanted.name == topics.INSTRUCTION and not self.sentences.said:
                 continue
             if tap.facts is not None and tap.last is not None and tap.wanted.name in SAID_ONCE:
                 self.writing.write(tap.facts, now_ns, tap.last[1], tap.last[0])
@@ -270,7 +281,7 @@ class RecorderNode(Node):
         return {
             "version": package_version(),
             "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-            "instruction": self.instruction,
+            "instruction": self.sentences.current,
             "operator": self.settings.operator,
             "robot": self.settings.robot,
             "convention": self.card,
@@ -279,25 +290,27 @@ class RecorderNode(Node):
     def ending_facts(self, outcome: str, duration_s: float, dropped: int) -> dict[str, Any]:
         """What is known at the end: the verdict, the sentence, and how the topics came."""
         facts = {"outcome": outcome, "duration_s": round(duration_s, 3), "convention": self.card, **audit(self.taps)}
-        if self.instructions:
-            facts |= {"instruction": longest(self.instructions, duration_s), "instructions": self.instructions}
+        entries = self.sentences.entries
+        facts |= {"instruction": longest(entries, duration_s), "instructions": entries}
+        facts |= {"clock_jumps": self.clock.jumps} if self.clock.jumps else {}
         return {**facts, "dropped": dropped} if dropped else facts
 
     def complaints(self) -> list[str]:
         """What a person should know about an episode that has just ended, one sentence each."""
-        sentences = [] if self.instructions else ["It has no instruction."]
-        if len(self.instructions) > 1 and self.instructions[-1][0] > CHANGE_S:
-            sentences.append("The instruction changed in between.")
+        sentences = self.sentences.complaints()
+        if self.clock.jumps:
+            sentences.append(f"The clock was set by {self.clock.jumps[0][1]:+.1f} s in between: discard it.")
         if self.card is None:
             sentences.append("It has no convention card.")
         return sentences + slow_topics(self.taps)
 
     def measure(self) -> dict:
-        return {"instruction": self.instruction, "rate_hz": self.taps[0].rate_hz if self.taps else 0.0}
+        return {"instruction": self.sentences.current, "rate_hz": self.taps[0].rate_hz if self.taps else 0.0}
 
     def details(self) -> dict[str, str]:
         details = {f"rate {tap.name}": f"{tap.rate_hz:.2f}" for tap in self.taps if tap.count}
-        details["free_gb"] = f"{self.store.free_bytes() / GIGABYTE:.2f}"
+        with contextlib.suppress(DatasetError):
+            details["free_gb"] = f"{self.store.free_bytes() / GIGABYTE:.2f}"
         if self.writing is not None:
             details["seconds"] = f"{time.monotonic() - self.started_s:.1f}"
             details["dropped"] = str(self.writing.dropped)

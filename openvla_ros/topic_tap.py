@@ -42,6 +42,10 @@ class TopicTap:
         self._images = images
         self._quality = jpeg_quality
         self._encodes = False
+        self._heard_name = self._subscribed_kind = ""
+        self._profile = QoSProfile(depth=QUEUE_DEPTH)
+        self._subscription: Any = None
+        self._seen_raw = False
 
     def clear(self) -> None:
         """Starts to count anew."""
@@ -60,17 +64,39 @@ class TopicTap:
         return time.monotonic() - self.heard_s
 
     def look(self) -> None:
-        """Subscribes once somebody publishes the topic; call it now and then."""
+        """Subscribes once somebody publishes the topic, anew where a later publisher needs it; call it now and then."""
         if self.facts is not None:
+            self._follow_publishers()
             return
         for name in self._names():
             publishers = self._node.get_publishers_info_by_topic(name)
             kinds = sorted({info.topic_type for info in publishers})
             if len(kinds) == 1:
+                # The compressed form of a camera may be discovered a moment after the raw one.
+                if name != self._names()[0] and kinds[0] == IMAGE and not self._seen_raw:
+                    self._seen_raw = True
+                    return
                 self._subscribe(name, kinds[0], publishers)
                 return
             if kinds:
                 self.problem = f"{name} is published with several types: {', '.join(kinds)}."
+
+    def _follow_publishers(self) -> None:
+        """Listens anew when a publisher has come that cannot serve what was asked for: it would not be heard at all."""
+        assert self.facts is not None
+        publishers = [
+            info
+            for info in self._node.get_publishers_info_by_topic(self._heard_name)
+            if info.topic_type == self._subscribed_kind
+        ]
+        profile = listening(publishers)
+        asks_more = (
+            self._profile.reliability == ReliabilityPolicy.RELIABLE != profile.reliability
+            or self._profile.durability == DurabilityPolicy.TRANSIENT_LOCAL != profile.durability
+        )
+        if publishers and asks_more:
+            self._node.destroy_subscription(self._subscription)
+            self._listen(self._heard_name, self._subscribed_kind, publishers)
 
     def _names(self) -> list[str]:
         compressed = [] if self._images == "raw" or self.name.endswith(COMPRESSED) else [self.name + COMPRESSED]
@@ -81,16 +107,22 @@ class TopicTap:
             self._encodes = self._images == "jpeg" and kind == IMAGE
             recorded_kind = COMPRESSED_IMAGE if self._encodes else kind
             definition, type_hash = self._types.describe(recorded_kind)
-            message_class = topics.message_class(kind)
+            topics.message_class(kind)
         except (DatasetError, ImportError, AttributeError) as error:
             self.problem = f"{name} cannot be recorded: {error}"
             return
         profiles = tuple(offered(info.qos_profile) for info in publishers)
         self.facts = TopicFacts(name + COMPRESSED * self._encodes, recorded_kind, definition, type_hash, profiles)
         self.problem = ""
+        self._listen(name, kind, publishers)
+
+    def _listen(self, name: str, kind: str, publishers: Sequence) -> None:
+        self._heard_name, self._subscribed_kind, self._profile = name, kind, listening(publishers)
         # The type hints of rclpy know no callback that also takes the times.
         callback: Any = self._on_message
-        self._node.create_subscription(message_class, name, callback, listening(publishers), raw=True)
+        self._subscription = self._node.create_subscription(
+            topics.message_class(kind), name, callback, self._profile, raw=True
+        )
 
     def _on_message(self, data: bytes, info: dict) -> None:
         now_ns = info.get("received_timestamp") or time.time_ns()
@@ -99,6 +131,7 @@ class TopicTap:
             try:
                 image = deserialize_message(data, topics.Image)
                 data = serialize_message(conversions.jpeg_message(image, self._quality))
+                self.problem = ""
             except ImageError as error:
                 self.problem = f"{self.name} cannot be encoded: {error}"
                 return

@@ -165,7 +165,7 @@ def read_recording(path: str | Path, topics: Mapping[str, str] | None = None) ->
 
     Args:
         path: the folder of a rosbag2 bag, or one .mcap or .db3 file.
-        topics: role -> topic name, for the roles whose topic is not the one in TOPICS.
+        topics: role -> topic name, for the roles whose topic is neither the one in TOPICS nor what our recorder noted.
 
     Raises:
         DatasetError: the bag is damaged, or a topic has a type that cannot play its role.
@@ -173,16 +173,24 @@ def read_recording(path: str | Path, topics: Mapping[str, str] | None = None) ->
     path = Path(path)
     with closing(open_bag(path)) as bag:
         counts = {c.topic: (c.msgtype, int(c.msgcount)) for c in bag.connections}
-        chosen = choose_topics(counts, {**TOPICS, **(topics or {})})
+        facts = custom_facts(_custom_data(bag))
+        chosen = choose_topics(counts, {**TOPICS, **_renamed(facts), **(topics or {})})
         reader = MessageReader(_definitions(bag))
         collectors = {topic: _Collector(topic, counts[topic][0], reader) for topic in set(chosen.values())}
         wanted = [connection for connection in bag.connections if connection.topic in collectors]
         with _explained(path):
             for connection, arrival, data in bag.messages(wanted) if wanted else ():
                 collectors[connection.topic].add(arrival, data)
-            facts = custom_facts(_custom_data(bag))
     streams = {role: collectors[topic].stream() for role, topic in chosen.items()}
     return Recording(path, path.stem if path.is_file() else path.name, streams, facts, counts)
+
+
+def _renamed(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Role -> topic, as our recorder noted where a robot or an argument gives a topic another name."""
+    names = facts.get("topics")
+    if not isinstance(names, dict):
+        return {}
+    return {role: names[name] for role, name in TOPICS.items() if isinstance(names.get(name), str)}
 
 
 def choose_topics(recorded: Mapping[str, tuple[str, int]], wanted: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ The original is read and never changed; it goes only when the repaired bag is in
 """
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 
 from openvla_core.datasets.bags.metadata import METADATA_FILE, read_metadata, sync_folder
 from openvla_core.datasets.bags.salvage import MAGIC, read_messages
+from openvla_core.datasets.bags.sentences import longest
 from openvla_core.datasets.bags.store import FACTS_FILE, EpisodeStore
 from openvla_core.datasets.bags.writer import BagWriter, facts_as_custom_data, storage_error
 from openvla_core.errors import DatasetError, OpenVLAError
@@ -118,8 +120,10 @@ def _rewrite(store: EpisodeStore, folder: Path, source: BinaryIO) -> Repaired:
             shutil.rmtree(workplace, ignore_errors=True)
             return _thrown_away(store, folder)
         facts = {**_noted_facts(folder), "outcome": "unknown", "repaired": True}
+        seconds = max((writer.end_ns - writer.start_ns) * 1e-9, 1e-9)
+        with contextlib.suppress(TypeError, ValueError, LookupError):  # a note that is damaged counts as none
+            facts["instruction"] = longest(facts["instructions"], seconds)
         if "rates" not in facts:
-            seconds = max((writer.end_ns - writer.start_ns) * 1e-9, 1e-9)
             facts["rates"] = {name: round(max(n - 1, 0) / seconds, 2) for name, n in writer.counts.items()}
         writer.finish(facts_as_custom_data(facts))
         target = store.publish(workplace / folder.name, folder.name)

@@ -30,7 +30,7 @@ class Told:
 
 def longest(instructions: Sequence[Sequence[Any]], duration_s: float) -> str:
     """The sentence that was in force for the longest time; each comes with the seconds at which it began."""
-    ends = [entry[0] for entry in instructions[1:]] + [duration_s]
+    ends = [*(entry[0] for entry in instructions), duration_s][1:]
     spoken = [(end - entry[0], entry[1]) for entry, end in zip(instructions, ends, strict=True) if entry[1]]
     return max(spoken, key=lambda held: held[0])[1] if spoken else ""
 

@@ -40,8 +40,11 @@ class EpisodeStore:
             raise storage_error(root, error) from error
 
     def free_bytes(self) -> int:
-        """Bytes that may still be written."""
-        return shutil.disk_usage(self.root).free
+        """Bytes that may still be written. Raises StorageError when the folder is gone, as with a disk pulled out."""
+        try:
+            return shutil.disk_usage(self.root).free
+        except OSError as error:
+            raise storage_error(self.root, error) from error
 
     def require_space(self, gigabytes: float) -> None:
         """Raises StorageError when less than this is free."""

@@ -25,6 +25,7 @@ def check(evidence: Evidence, settings: CheckSettings) -> Iterator[Finding]:
             yield from _stamps(evidence, role, streams[role], settings)
             yield from _gaps(evidence, role, streams[role], settings)
     yield from _camera_rate(evidence)
+    yield from _clock_set(evidence)
     yield from _clocks(evidence, settings)
 
 
@@ -72,6 +73,16 @@ def _stamps(evidence: Evidence, role: str, stream: Stream, settings: CheckSettin
     if len(back):
         sentence = f"{len(back)} stamps of {stream.topic} go back, by up to {-steps.min() / 1e6:.0f} ms; expected none"
         yield Finding("STAMP_BACKWARDS", sentence, evidence.name, evidence.seconds(stream.stamps_ns[back[0]]))
+
+
+def _clock_set(evidence: Evidence) -> Iterator[Finding]:
+    """The recorder has seen the clock of its machine being set, which moves stamps and arrivals alike."""
+    assert evidence.recording is not None
+    jumps = evidence.recording.facts.get("clock_jumps")
+    for jump in jumps[:1] if isinstance(jumps, list) else []:
+        seconds, by_s = jump if isinstance(jump, list) and len(jump) == 2 else (0.0, jump)
+        sentence = f"the clock of the recorder was set by {by_s} s; expected no jump"
+        yield Finding("CLOCK_JUMP", sentence, evidence.name, float(seconds))
 
 
 def _gaps(evidence: Evidence, role: str, stream: Stream, settings: CheckSettings) -> Iterator[Finding]:

@@ -173,6 +173,16 @@ def test_the_instruction_topic_speaks_when_the_facts_are_silent(scribe, tape, tm
     assert episode.metadata["dropped"]["another instruction or none"] > 3
 
 
+def test_topics_that_were_renamed_are_found_by_what_the_recorder_noted(scribe, tape, tmp_path):
+    """The pose of a CRISP robot is current_pose, and a camera is called as its driver likes it."""
+    names = {CAMERA: "/front/image/compressed", POSE: "/current_pose"}
+    moved = tools.Tape("renamed", {names.get(t, t): n for t, n in tape.notes.items()})
+    moved.facts = {**tape.facts, "topics": {"camera/image_raw": names[CAMERA], "robot/current_pose": names[POSE]}}
+    moved.kinds = {names.get(t, t): kind for t, kind in tape.kinds.items()}
+    episode = read_episode(scribe.write(moved, tmp_path))
+    np.testing.assert_array_equal(episode.actions, read_episode_actions(scribe, tape, tmp_path))
+
+
 def told(tape, *spoken: tuple[float, str], **facts) -> tools.Tape:
     """A recording by our own recorder in which these sentences were told: seconds, sentence."""
     first = tape.notes[CAMERA][0].arrival_ns
