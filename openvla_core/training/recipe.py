@@ -18,6 +18,7 @@ LORA_TARGETS = ("reference", "modern")
 REMAT = ("none", "selective", "full")
 DTYPES = ("auto", "float32", "bfloat16")
 FRAMES = ("camera", "prepared")
+SHARDING = ("auto", "none", "node", "all")
 
 # What the published trainings used; a recipe that leaves them out gets those of its strategy.
 FULL_DEFAULTS = {"learning_rate": 2e-5, "weight_decay": 0.0, "clip_norm": 1.0}
@@ -53,6 +54,9 @@ class Recipe:
     dtype: str = setting("auto", "What is computed in; auto: bfloat16 on a GPU, else float32", choices=DTYPES)
     remat: str = setting("none", "Activations computed again in the backward pass", choices=REMAT)
     compile: bool = setting(False, "Compile every layer with torch.compile")
+    sharding: str = setting(
+        "auto", "Who shares a copy of the weights: nobody, a machine, all; auto: none under adapters", choices=SHARDING
+    )
     log_every: int = setting(20, "Steps between the figures that are shown", minimum=1)
     save_every: int = setting(1_000, "Steps between checkpoints of the training", minimum=1)
     keep_last: int = setting(2, "Checkpoints of the training that are kept", minimum=1)

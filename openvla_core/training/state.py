@@ -1,0 +1,57 @@
+"""What a training is made of at one step: weights that are trained, the optimizer's moments, where the data are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from openvla_core.errors import ConfigError
+from openvla_core.training.recipe import Recipe, to_mapping
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+STEP = "step"
+# What may be changed between two parts of a training without making it another one.
+FREE = {
+    "base", "data", "data_root", "out", "max_steps", "stop_accuracy", "stop_window", "device", "log_every",
+    "save_every", "keep_last", "validate_every", "validation_steps", "workers", "tensorboard", "wandb", "merge",
+    "compile", "remat", "sharding", "batch_size", "accumulation", "bag_settings",
+}  # fmt: skip
+
+
+def training_tensors(trainable: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Trained weights as model/NAME, the optimizer's numbers as optimizer/NAME/...; frozen weights are the base's."""
+    tensors: dict[str, Tensor] = {f"model/{name}": parameter for name, parameter in trainable.items()}
+    for name, parameter in trainable.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{name}/{key}"] = value
+    return tensors
+
+
+def training_targets(
+    trainable: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Where `stored` is to be read into: the weights, and moments made for each parameter that had some."""
+    tensors: dict[str, Tensor] = {f"model/{name}": parameter for name, parameter in trainable.items()}
+    for name, parameter in trainable.items():
+        if f"optimizer/{name}/{STEP}" not in stored:
+            continue
+        fused = bool(optimizer.defaults.get("fused"))
+        step = torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu")
+        state = {STEP: step, **{key: torch.zeros_like(parameter.detach()) for key in MOMENTS}}
+        optimizer.state[parameter] = state
+        tensors |= {f"optimizer/{name}/{key}": value for key, value in state.items()}
+    return tensors
+
+
+def check_same_training(recipe: Recipe, saved: Mapping[str, Any], samples_per_step: int, saved_samples: int) -> None:
+    """Raises ConfigError when a checkpoint was written by a training that would have gone another way."""
+    now = to_mapping(recipe)
+    changed = sorted(key for key in now if key not in FREE and key in saved and saved[key] != now[key])
+    if samples_per_step != saved_samples:
+        changed.append(f"samples per step ({saved_samples}, now {samples_per_step})")
+    if changed:
+        raise ConfigError(
+            f"`out` holds a training with other settings: {', '.join(changed)}. Continue it with its own recipe, or "
+            "choose another `out`."
+        )
