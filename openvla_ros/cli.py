@@ -16,6 +16,8 @@ DELEGATED = {
     "demo": ("openvla_ros.demo", "run episodes on the simulated arm and report"),
     "record": ("openvla_ros.record", "record episodes; also: repair and label recordings"),
     "dataset": ("openvla_core.datasets.command", "check, describe and convert demonstrations"),
+    "finetune": ("openvla_core.training.finetune", "train a checkpoint on demonstrations"),
+    "merge": ("openvla_core.training.merge", "add a LoRA adapter to the weights of its base"),
     "convert": ("openvla_core.convert", "make a checkpoint from weights of other projects"),
 }
 

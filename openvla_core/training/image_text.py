@@ -4,9 +4,7 @@ A folder with one or more .jsonl files; each line is {"image": "a.jpg", "questio
 is a path inside the folder; "prompt" may stand for "question", and without either the picture is to be described.
 """
 
-import dataclasses
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from openvla_core.datasets.examples import Example, ExampleBuilder
-from openvla_core.datasets.streaming.sources import Step, StepSource
+from openvla_core.checkpoint import Checkpoint
+from openvla_core.datasets.examples import Example
+from openvla_core.datasets.streaming.sources import Step
 from openvla_core.errors import DatasetError, OpenVLAError
 from openvla_core.model.config import ACTION_BINS
 from openvla_core.processor import UNKNOWN, Processor
 from openvla_core.prompt import IGNORE_INDEX
+from openvla_core.training.data import ExtraSource
 
 NAME = "image_text"
 DESCRIBE = "Describe the image."
@@ -82,13 +82,13 @@ class ImageTextSteps:
 
 
 class TextExampleBuilder:
-    """TextStep -> an example as `ExampleBuilder` makes it, with labels on the answer and the end of sequence only."""
+    """TextStep -> {"pixels" (S, S, 3) uint8, "input_ids" (T,), "labels" (T,) int64, "dataset" str}.
 
-    def __init__(
-        self, processor: Processor, image: Callable[[Step, np.random.Generator], np.ndarray], key: str
-    ) -> None:
-        """image: how the picture is made of a step, such as ExampleBuilder.image. key: "pixel_values" or "pixels"."""
-        self._processor, self._image, self._key = processor, image, key
+    Labels are on the answer and the end of sequence only.
+    """
+
+    def __init__(self, processor: Processor) -> None:
+        self._processor = processor
         self._prompt = PROMPTS[processor.config.prompt_style]
         self._eos_id = processor.config.language.eos_token_id
         last = processor.config.action_vocab_size
@@ -97,18 +97,16 @@ class TextExampleBuilder:
         unknown = processor.tokenizer.token_to_id(UNKNOWN)
         self._forbidden |= set() if unknown is None else {unknown}
 
-    def __call__(self, step: TextStep, rng: np.random.Generator) -> Example:
-        """Raises DatasetError naming the pair when it cannot be used."""
+    def __call__(self, step: Step, rng: np.random.Generator) -> Example:
+        """Raises DatasetError naming the pair when it cannot be used. rng: nothing is drawn; pairs stay as they are."""
+        assert isinstance(step, TextStep)
         try:
-            image = self._image(step, rng)
-            images = self._processor.image_processor
-            pixels = images(image) if self._key == "pixel_values" else images.resized(image)
+            pixels = self._processor.image_processor.resized(step.pixels())
             ids, labels = self.tokens(step.instruction, step.answer)
         except OpenVLAError as error:
             raise DatasetError(f"{step.dataset}, pair {step.episode}: {error}") from error
-        pixels = np.require(pixels, requirements=["C", "W"])
         return {
-            self._key: torch.from_numpy(pixels),
+            "pixels": torch.from_numpy(np.require(pixels, requirements=["C", "W"])),
             "input_ids": torch.tensor(ids),
             "labels": torch.tensor(labels),
             "dataset": step.dataset,
@@ -134,41 +132,19 @@ class TextExampleBuilder:
         return [*prompt, *spoken, self._eos_id], [IGNORE_INDEX] * len(prompt) + [*spoken, self._eos_id]
 
 
-class CoTrainingBuilder:
-    """Makes an example of whatever step comes: of actions through the given builder, of texts through one beside it."""
+def image_text_source(folder: str | Path, base: Checkpoint, share: float) -> ExtraSource:
+    """The pairs of a folder, made ready for this checkpoint, as `share` of all samples of a training.
 
-    def __init__(self, actions: ExampleBuilder, processor: Processor, normalized: bool = True) -> None:
-        """normalized: as the builder of actions was made."""
-        self._actions = actions
-        self._texts = TextExampleBuilder(processor, actions.image, "pixel_values" if normalized else "pixels")
-
-    def __call__(self, step: Step, rng: np.random.Generator) -> Example:
-        return self._texts(step, rng) if isinstance(step, TextStep) else self._actions(step, rng)
-
-
-def weight_for_share(share: float, pairs: int, sizes: Sequence[int], weights: Sequence[float]) -> float:
-    """The weight of `pairs` pairs in a mixture, so that this share of all samples are pairs.
-
-    share: from 0 to below 1. sizes, weights: of the data sets with actions; a sample is drawn with probability
-    proportional to weight * size of its data set.
+    Raises DatasetError; every text is looked at now, so that none ends the training later.
     """
-    if not 0.0 <= share < 1.0 or pairs < 1:
-        raise DatasetError(f"a share of {share} of {pairs} pairs: expected 0 to below 1, and at least one pair.")
-    actions = sum(size * weight for size, weight in zip(sizes, weights, strict=True))
-    weight = share / (1.0 - share) * actions / pairs
-    # Data sets of weight exactly 1 decide how long an epoch is; pairs are not to.
-    return float(np.nextafter(1.0, 2.0)) if weight == 1.0 else weight
-
-
-def with_pairs(
-    folder: str | Path, share: float, sources: Sequence[StepSource], weights: Sequence[float]
-) -> tuple[list[StepSource], list[float]]:
-    """Sources and weights with the pairs of a folder among them; unchanged when their share is 0."""
-    if share == 0.0:
-        return list(sources), list(weights)
-    pairs = ImageTextSteps(folder)
-    weight = weight_for_share(share, len(pairs), [len(source) for source in sources], weights)
-    return [*sources, pairs], [*weights, weight]
+    steps = ImageTextSteps(folder)
+    builder = TextExampleBuilder(Processor(base.tokenizer, base.image_processor, base.config))
+    for pair in steps.pairs:
+        try:
+            builder.tokens(pair.question, pair.answer)
+        except DatasetError as error:
+            raise DatasetError(f"{pair.where}: {error}") from error
+    return ExtraSource(steps, builder, share)
 
 
 def read_pairs(folder: Path) -> list[Pair]:
@@ -211,8 +187,3 @@ def _pair(folder: Path, where: str, line: str) -> Pair:
     if max(len(question), len(pair.answer)) > MAX_CHARACTERS:
         raise DatasetError(f"{where}: question and answer may have {MAX_CHARACTERS} characters each.")
     return pair
-
-
-def describe(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """What a training card says of them."""
-    return {"pairs": len(pairs), "first": {**dataclasses.asdict(pairs[0]), "image": pairs[0].image.name}}

@@ -1,7 +1,7 @@
 """`openvla merge ADAPTER --base DIR --out DIR`: a LoRA adapter added to the weights of its base, file by file.
 
 Runs on a CPU. At any time it holds the adapter and one tensor of the base, so merging a 15 GB checkpoint takes about
-1 GB of memory. What comes out has the files, the dtype and the names of the base.
+1 GB of memory. What comes out has the files and names of the base, and its dtype unless another one is asked for.
 """
 
 import argparse
@@ -25,11 +25,12 @@ from openvla_core.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from openvla_core.adapter import describe_adapter
 from openvla_core.checkpoint import load_checkpoint
 from openvla_core.checkpoint_saving import PASSED_ON
+from openvla_core.checksums import write_checksums
 from openvla_core.errors import CheckpointError, OpenVLAError
 from openvla_core.json_file import read_json
 from openvla_core.safetensors_file import TORCH_DTYPES, StoredTensor, read_header, read_into, write_file
 from openvla_core.training.folders import sync_tree, write_json
-from openvla_core.weights import INDEX, stored_tensors
+from openvla_core.weights import DTYPES, INDEX, parse_dtype, stored_tensors
 
 EXIT_ERROR = 3
 PREFIX = "base_model.model."
@@ -68,7 +69,7 @@ class AdapterWeights:
     kept: dict[str, Tensor] = field(default_factory=dict)
 
     def apply(self, name: str, weight: Tensor) -> Tensor:
-        """The merged weight, in the dtype of the given one, which is changed in place."""
+        """The merged weight: added in float32, rounded to the dtype of the given one, which is changed in place."""
         if name in self.kept:
             weight.copy_(self.kept[name])
         if name in self.factors:
@@ -76,8 +77,10 @@ class AdapterWeights:
         return weight
 
 
-def merge(adapter: str | Path, base: str | Path, out: str | Path) -> Path:
+def merge(adapter: str | Path, base: str | Path, out: str | Path, dtype: str | None = None) -> Path:
     """Writes the base with the adapter added to its weights as a new checkpoint directory, or nothing at all.
+
+    dtype: "float32", "bfloat16" or "float16" for all weights; None keeps the dtype of each, as PEFT does.
 
     Raises CheckpointError when one of them is damaged, they do not fit together, the adapter is more than plain LoRA,
     or `out` exists already.
@@ -86,14 +89,14 @@ def merge(adapter: str | Path, base: str | Path, out: str | Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} already exists; nothing is overwritten. Choose another directory.")
     load_checkpoint(base, read_weights=False)  # every part of the base is checked before anything is written
-    stored = stored_tensors(base)
+    stored, stored_dtype = stored_tensors(base), None if dtype is None else parse_dtype(dtype)
     weights = read_adapter(adapter, {name: tensor.shape for name, tensor in stored.items()})
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
     draft.mkdir()
     try:
         _copy_files(base, adapter, draft)
-        write_merged(stored, weights, draft)
+        write_checksums(draft, write_merged(stored, weights, draft, stored_dtype))
         sync_tree(draft)
         draft.rename(out)
     except OSError as error:
@@ -103,19 +106,25 @@ def merge(adapter: str | Path, base: str | Path, out: str | Path) -> Path:
     return out
 
 
-def write_merged(stored: Mapping[str, StoredTensor], weights: AdapterWeights, folder: Path) -> None:
-    """Writes the weight files of the base, merged, under their own names; with an index when there are several."""
+def write_merged(
+    stored: Mapping[str, StoredTensor], weights: AdapterWeights, folder: Path, dtype: torch.dtype | None = None
+) -> dict[str, str]:
+    """Writes the weight files of the base, merged, under their own names; with an index when there are several.
+
+    dtype: of what is written; None keeps that of each tensor. Returns the SHA-256 of each file, {name: digest}.
+    """
+    digests: dict[str, str] = {}
+    total = 0
     paths = sorted({tensor.path for tensor in stored.values()})
     for path in paths:
         here = dict(sorted(((n, t) for n, t in stored.items() if t.path == path), key=lambda item: item[1].start))
-        layout = {name: (TORCH_DTYPES[tensor.dtype], tensor.shape) for name, tensor in here.items()}
-        write_file(folder / path.name, layout, _merged(path, here, weights))
+        layout = {name: (dtype or TORCH_DTYPES[tensor.dtype], tensor.shape) for name, tensor in here.items()}
+        digests[path.name] = write_file(folder / path.name, layout, _merged(path, here, weights, dtype))
+        total += sum(math.prod(shape) * kind.itemsize for kind, shape in layout.values())
     if len(paths) > 1:
-        index = {
-            "metadata": {"total_size": sum(tensor.size for tensor in stored.values())},
-            "weight_map": {name: tensor.path.name for name, tensor in sorted(stored.items())},
-        }
-        write_json(folder / INDEX, index)
+        places = {name: tensor.path.name for name, tensor in sorted(stored.items())}
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+    return digests
 
 
 def read_adapter(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> AdapterWeights:
@@ -152,9 +161,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("adapter", type=Path, help="directory of the adapter, as PEFT writes it")
     parser.add_argument("--base", type=Path, required=True, help="checkpoint that the adapter was trained on")
     parser.add_argument("--out", type=Path, required=True, help="directory to write; it must not exist")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), help="of the weights that are written (default: the base's)")
     options = parser.parse_args(argv)
     try:
-        merge(options.adapter, options.base, options.out)
+        merge(options.adapter, options.base, options.out, options.dtype)
     except OpenVLAError as error:
         sys.stderr.write(f"openvla merge: {' '.join(str(error).split())}\n")
         return EXIT_ERROR
@@ -162,10 +172,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _merged(path: Path, stored: Mapping[str, StoredTensor], weights: AdapterWeights) -> Iterator[Tensor]:
+def _merged(
+    path: Path, stored: Mapping[str, StoredTensor], weights: AdapterWeights, dtype: torch.dtype | None
+) -> Iterator[Tensor]:
     with path.open("rb", buffering=0) as file:
         for name, entry in stored.items():
-            tensor = torch.empty(entry.shape, dtype=TORCH_DTYPES[entry.dtype])
+            tensor = torch.empty(entry.shape, dtype=dtype or TORCH_DTYPES[entry.dtype])
             read_into(file, entry, tensor)
             yield weights.apply(name, tensor)
 

@@ -6,7 +6,7 @@
     DIR/adapter/                                                                     the adapter alone, if it was merged
     DIR/adapter_config.json, adapter_model.safetensors                               the adapter, if it was not
 
-Checkpoints and logs of the training lie beside it in DIR/training; the policy does not need them.
+What the training itself keeps lies there as well: checkpoints/, data/, tensorboard/, log.jsonl. The policy needs none.
 """
 
 import os
@@ -23,6 +23,8 @@ from torch import Tensor
 
 from openvla_core.checkpoint import CARD, CONVENTION, Checkpoint
 from openvla_core.checkpoint_saving import PASSED_ON
+from openvla_core.checksums import FILE_NAME as CHECKSUMS
+from openvla_core.checksums import write_checksums
 from openvla_core.errors import CheckpointError
 from openvla_core.safetensors_file import TORCH_DTYPES
 from openvla_core.tokenizer_file import write_tokenizer
@@ -41,7 +43,6 @@ from openvla_core.weights import (
 
 ADAPTER_FOLDER, REPORT, CONFIG = "adapter", "report.html", "config.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-CHECKSUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def write_result(out: str | Path, result: Result) -> Path:
     draft = out / f".result-{uuid.uuid4().hex[:8]}"
     try:
         draft.mkdir(parents=True)
-        _write_draft(draft, result)
+        write_checksums(draft, _write_draft(draft, result))
         sync_tree(draft)
         _publish(draft, out)
     except OSError as error:
@@ -98,7 +99,8 @@ def write_adapter(folder: Path, adapter: Adapter) -> None:
     save_file(held, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
-def _write_draft(draft: Path, result: Result) -> None:
+def _write_draft(draft: Path, result: Result) -> dict[str, str]:
+    """Returns the SHA-256 of the weight files, as far as they are known."""
     base = result.base
     convention = base.convention if result.convention is None else result.convention
     for name in PASSED_ON:
@@ -114,28 +116,27 @@ def _write_draft(draft: Path, result: Result) -> None:
         write_json(draft / CONVENTION, convention)
     (draft / REPORT).write_text(result.report, encoding="utf-8")
     if isinstance(result.weights, Adapter):
-        _write_adapted(draft, base, result.weights)
-    else:
-        expected = expected_shapes(base.config)
-        for name, tensor in result.weights.items():
-            check_shape(Path("the trained model"), name, tuple(tensor.shape), expected)
-        check_complete(result.weights, expected, "the trained model")
-        write_weights(draft, result.weights, _common_dtype(base), MAX_SHARD_BYTES)
+        return _write_adapted(draft, base, result.weights)
+    expected = expected_shapes(base.config)
+    for name, tensor in result.weights.items():
+        check_shape(Path("the trained model"), name, tuple(tensor.shape), expected)
+    check_complete(result.weights, expected, "the trained model")
+    return write_weights(draft, result.weights, _common_dtype(base), MAX_SHARD_BYTES)
 
 
-def _write_adapted(draft: Path, base: Checkpoint, adapter: Adapter) -> None:
+def _write_adapted(draft: Path, base: Checkpoint, adapter: Adapter) -> dict[str, str]:
     """The adapter beside merged weights; or, unmerged, beside links to the weights of the base."""
     stored = stored_tensors(base.directory)
     folder = draft / ADAPTER_FOLDER if adapter.merge else draft
     write_adapter(folder, adapter)
     changes = read_adapter(folder, {name: tensor.shape for name, tensor in stored.items()})
     if adapter.merge:
-        write_merged(stored, changes, draft)
-        return
+        return write_merged(stored, changes, draft)
     for path in weight_files(base.directory):
         (draft / path.name).symlink_to(path.resolve())
     if (base.directory / INDEX).is_file():
         shutil.copyfile(base.directory / INDEX, draft / INDEX)
+    return {}
 
 
 def _common_dtype(base: Checkpoint) -> torch.dtype | None:

@@ -169,7 +169,7 @@ class WeightsAndBiases:
 
     def __init__(self, project: str, folder: Path) -> None:
         """Raises ConfigError when the package is not installed."""
-        self._wandb = _imported("wandb", "wandb", "no wandb")
+        self._wandb = _imported("wandb", "wandb", "wandb: null")
         self._project, self._folder = project, folder
 
     def on_start(self, facts: Mapping[str, Any]) -> None:
