@@ -22,17 +22,15 @@ class ControllerFigures:
         self._overruns = 0
         self._last_tick_s: float | None = None
 
-    def on_tick(self, now_s: float) -> None:
-        """Notes a tick and how long the one before it is ago."""
+    def on_tick(self, now_s: float, sent: bool) -> None:
+        """Notes a tick, how long the one before it is ago, and whether a command was made."""
         if self._last_tick_s is not None:
             passed_s = now_s - self._last_tick_s
             self._ticks.add(passed_s, now_s)
             self._overruns += passed_s > OVERRUN * self._period_s
         self._last_tick_s = now_s
-
-    def on_command(self, now_s: float) -> None:
-        """Notes that a command was made."""
-        self._commands.add(now_s=now_s)
+        if sent:
+            self._commands.add(now_s=now_s)
 
     def on_action(self, action: Accepted, photon_to_command_s: float) -> None:
         """Notes that the first command of an action was made."""

@@ -26,3 +26,7 @@ class ControllerSettings(SupervisorSettings):
         choices=("topic", "joints"),
     )  # fmt: skip
     arm: str = setting("", "Arm whose geometry is used, where one is: fr3, panda or wx250s")
+    realtime_priority: int = setting(
+        20, "Real-time priority of the process where the system permits it (SCHED_FIFO), 0 for none", minimum=0,
+        maximum=90,
+    )  # fmt: skip

@@ -27,11 +27,17 @@ OPEN_WARNING = (
 )
 
 
-def environment(mode: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables for a process in this network mode, to be set over `env`. Raises SecurityError for a contradiction."""
+def environment(mode: str, env: Mapping[str, str] = os.environ, shared_memory: bool = True) -> dict[str, str]:
+    """Variables for a process in this network mode, to be set over `env`. Raises SecurityError for a contradiction.
+
+    Args:
+        shared_memory: whether the process may share memory with others. One that does waits, in the middle of sending,
+            for a receiver that stopped in the middle of receiving (docs/decisions/controller-without-shared-memory.md).
+    """
     if mode not in MODES:
         raise SecurityError(f"{MODE_VARIABLE} is {mode!r}; choose one of {', '.join(MODES)}.")
-    return {MODE_VARIABLE: mode, **(_loopback(env) if mode == LOOPBACK else _lan(env))}
+    values = _loopback(env, shared_memory) if mode == LOOPBACK else _lan(env, shared_memory)
+    return {MODE_VARIABLE: mode, **values}
 
 
 def describe(env: Mapping[str, str] = os.environ) -> str:
@@ -42,18 +48,18 @@ def describe(env: Mapping[str, str] = os.environ) -> str:
     return {LOOPBACK: "this machine only"}.get(mode, "as its shell was set up")
 
 
-def profile(mode: str) -> Path:
+def profile(mode: str, shared_memory: bool = True) -> Path:
     """The Fast DDS profile of a mode."""
-    return share_folder() / "config" / f"fastdds_{mode}.xml"
+    return share_folder() / "config" / f"fastdds_{mode}{'' if shared_memory else '_udp'}.xml"
 
 
-def _loopback(env: Mapping[str, str]) -> dict[str, str]:
-    ours = profile(LOOPBACK)
+def _loopback(env: Mapping[str, str], shared_memory: bool) -> dict[str, str]:
+    ours = profile(LOOPBACK, shared_memory)
     if not ours.is_file():
         # Fast DDS would print a line about it and open every interface.
         raise SecurityError(f"there is no {ours}, which closes DDS to the network. Install the package again.")
     for name in PROFILE_VARIABLES:
-        if env.get(name) and not _same(Path(env[name]), ours):
+        if env.get(name) and not _is_ours(Path(env[name]), LOOPBACK):
             raise SecurityError(
                 f"{name} is {env[name]}, but network:=loopback brings a profile of its own. Unset the variable, or "
                 "keep your profile with network:=lan, which leaves it to you who can reach the robot."
@@ -74,17 +80,21 @@ def _loopback(env: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
-def _lan(env: Mapping[str, str]) -> dict[str, str]:
+def _lan(env: Mapping[str, str], shared_memory: bool) -> dict[str, str]:
     values = {}
     given = {env[name] for name in PROFILE_VARIABLES if env.get(name)}
-    if not given or all(_same(Path(path), profile(LOOPBACK)) for path in given):
-        values.update(dict.fromkeys(PROFILE_VARIABLES, str(profile(LAN))))
+    if all(_is_ours(Path(path), LOOPBACK) or _is_ours(Path(path), LAN) for path in given):
+        values.update(dict.fromkeys(PROFILE_VARIABLES, str(profile(LAN, shared_memory))))
     limited = env.get(RANGE) in ("LOCALHOST", "SYSTEM_DEFAULT", None, "") and not env.get(PEERS)
     if limited:
         values[RANGE] = "SUBNET"
     if env.get("ROS_LOCALHOST_ONLY"):
         values["ROS_LOCALHOST_ONLY"] = ""
     return values
+
+
+def _is_ours(path: Path, mode: str) -> bool:
+    return any(_same(path, profile(mode, shared_memory)) for shared_memory in (True, False))
 
 
 def _same(one: Path, other: Path) -> bool:

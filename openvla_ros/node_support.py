@@ -58,12 +58,15 @@ class StopRequest:
             raise KeyboardInterrupt
 
 
-def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
+def run(make_node: Callable[[], Node], args: Sequence[str] | None = None, shared_memory: bool = True) -> int:
     """Runs one node until Ctrl-C, SIGTERM, its `done` or a non-zero `exit_code`; returns the process exit code.
 
     A node may have `hang_s`: a callback that takes longer ends the process, even one that never lets go of Python.
     A node may offer `close()` to stop its threads before it is destroyed, and `wind_down()`, called over and over after
     the signal while its callbacks go on, until it returns True (the arm stands still) or 1.5 s have passed.
+
+    Args:
+        shared_memory: whether it may share memory with others, who can then make it wait (network.environment).
     """
     node: Node | None = None
     executor = None
@@ -71,7 +74,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
     stop = StopRequest()
     try:
         end_with_parent()
-        preflight.enter(args)
+        preflight.enter(args, shared_memory)
         rclpy.init(args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO)
         node = make_node()
         preflight.verify(node)

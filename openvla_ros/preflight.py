@@ -31,13 +31,15 @@ ENCLAVE_FILES = (
 )
 
 
-def check(mode: str, accept_open_dds: bool, env: Mapping[str, str] = os.environ) -> dict[str, str]:
+def check(
+    mode: str, accept_open_dds: bool, env: Mapping[str, str] = os.environ, shared_memory: bool = True
+) -> dict[str, str]:
     """Checks a network mode and the security settings in `env`; nothing is started.
 
     Returns:
         Variables to set for every process. Raises SecurityError where something would be left open by mistake.
     """
-    values = network.environment(mode, env)
+    values = network.environment(mode, env, shared_memory)
     secured = check_security(env)
     if mode == network.LAN and not secured and not accept_open_dds:
         raise SecurityError(
@@ -97,13 +99,17 @@ def _readable(path: Path) -> bool:
     return path.is_file() and os.access(path, os.R_OK)
 
 
-def enter(args: Sequence[str] | None = None) -> None:
+def enter(args: Sequence[str] | None = None, shared_memory: bool = True) -> None:
     """Puts this process into its network mode, loopback unless OPENVLA_NETWORK says otherwise. Before rclpy.init.
 
     Raises SecurityError where that, or the security that was asked for, cannot be had.
+
+    Args:
+        shared_memory: as for network.environment.
     """
     mode = os.environ.get(network.MODE_VARIABLE) or network.LOOPBACK
-    os.environ.update(check(mode, os.environ.get(network.ACCEPT_VARIABLE) == "true"))
+    accepted = os.environ.get(network.ACCEPT_VARIABLE) == "true"
+    os.environ.update(check(mode, accepted, shared_memory=shared_memory))
     enclave = enclave_of(sys.argv if args is None else args)
     if check_security(enclave=enclave):
         probe_security(enclave)

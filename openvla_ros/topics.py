@@ -58,6 +58,8 @@ DISCARD_EPISODE = "~/discard_episode"
 
 # The newest camera frame is the only one of interest, and a lost one is replaced by the next.
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
+# What a robot measures about itself is read at every tick: as far back as a fast driver reaches between two of them.
+MEASURED = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT, durability=DurabilityPolicy.VOLATILE)
 # A command that arrives late is worse than none: never queue more than the newest.
 COMMAND = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
 # Actions come with a promise: a policy that has not shown for this long that it is alive is dead.

@@ -16,6 +16,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -24,11 +25,14 @@ import numpy as np
 from rclpy.node import Node
 
 from openvla_core.types import Pose
-from openvla_ros.node_support import run, steady_timer
+from openvla_ros import node_support
+from openvla_ros.node_support import steady_timer
 
 FAULTS = ("", "late", "silent", "rejecting", "teleporting", "nan", "reflex", "blocked", "absent")
 LATE_S = 0.3
 TELEPORT = 0.3  # metres or radians
+# As the controller: a process that listens and stops must not freeze the robot.
+run = partial(node_support.run, shared_memory=False)
 
 __all__ = ["FAULTS", "LATE_S", "TELEPORT", "FakeRobot", "run"]
 

@@ -332,8 +332,8 @@ def in_motion(bench) -> None:
 
 def test_neither_cleanup_nor_activation_cuts_the_braking_short(bench, monkeypatch):
     controller, sent = bench.controller, []
-    send = controller._backend.send
-    monkeypatch.setattr(controller._backend, "send", lambda safe, stamp_ns: (sent.append(safe), send(safe, stamp_ns)))
+    send = controller.backend.send
+    monkeypatch.setattr(controller.backend, "send", lambda safe, stamp_ns: (sent.append(safe), send(safe, stamp_ns)))
     in_motion(bench)
     assert controller.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
     assert controller.trigger_cleanup() == TransitionCallbackReturn.FAILURE
@@ -383,7 +383,7 @@ def fails(*arguments, **named):
 @pytest.mark.parametrize("broken", ["problem", "send_once", "input"])
 def test_an_unexpected_error_brakes_and_is_a_fault(bench, monkeypatch, broken):
     in_motion(bench)
-    backend = bench.controller._backend
+    backend = bench.controller.backend
     with monkeypatch.context() as patch:
         if broken == "problem":
             patch.setattr(backend, "problem", fails)
@@ -404,7 +404,7 @@ def test_an_unexpected_error_brakes_and_is_a_fault(bench, monkeypatch, broken):
 
 
 def test_a_service_that_fails_unexpectedly_says_no(bench, monkeypatch):
-    monkeypatch.setattr(bench.controller._supervisor, "pause", fails)
+    monkeypatch.setattr(bench.controller.supervisor, "pause", fails)
     done, sentence = bench.call("pause")
     assert not done and "log" in sentence
     assert bench.until_code("INTERNAL").state == State.FAULT
