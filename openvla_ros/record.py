@@ -20,12 +20,12 @@ from openvla_core.errors import OpenVLAError
 from openvla_core.evaluation.episodes import SCENES_PER_SEED, PlannedEpisode, plan_episodes
 from openvla_core.sim.tasks import TASK_KINDS
 from openvla_ros import conversions, preflight, topics
-from openvla_ros.bringup import ProcessGroup, parameter_text
+from openvla_ros.bringup import ProcessGroup
 from openvla_ros.demo import Interruption, use_private_graph
 from openvla_ros.episode_runner import EpisodeRunner
 from openvla_ros.graph_client import GraphError, of
-from openvla_ros.recording import SOURCES, describe_recording
-from openvla_ros.system import SystemArguments, arguments_from
+from openvla_ros.recording import SOURCES, describe_recording, teleop_arguments
+from openvla_ros.system import SystemArguments, argument_fields, arguments_from
 
 RECORDED_BASE = 50_000_000  # scenes that no evaluation uses
 READY_WITHIN_S = 120.0
@@ -55,14 +55,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--episodes", type=int, default=10, help="how many, with --source expert (default 10)")
     add("--seed", type=int, default=0, help="which scenes, colours and wordings, with --source expert (default 0)")
     add("--tasks", default=",".join(TASK_KINDS), help="tasks of the expert, separated by commas (default reach,pick)")
-    add("--robot", default="sim", help="which robot (default sim)")
-    add("--checkpoint", help="checkpoint directory (default: the one that comes with the project)")
-    add("--convention", help="action convention card (default: the checkpoint's)")
     add("--instruction", default="", help="what the robot is to do, with --source policy or teleop")
     add("--operator", default="", help="who operates the robot; written into every episode")
-    add("--namespace", help="namespace of all nodes and topics")
     add("--min-free-gb", type=float, help="free disk space needed to start an episode (default 2)")
+    system = parser.add_argument_group("the system", "as of `openvla up`")
+    for field in _system_fields():
+        shown = field.metadata["description"] + (f" (default {field.default})" if field.default else "")
+        name = "--" + field.name.replace("_", "-")
+        system.add_argument(name, dest=field.name, choices=field.metadata["choices"] or None, help=shown)
     return parser
+
+
+def _system_fields() -> list[dataclasses.Field]:
+    """Arguments of the system, without those that mean something else to a recording."""
+    return [field for field in argument_fields() if field.name not in ("instruction", "seed")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,8 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[:1] == ["label"]:
             return relabel(argv[1:])
         options = build_parser().parse_args(argv)
-        names = ("robot", "checkpoint", "convention", "namespace")
-        arguments = arguments_from({name: getattr(options, name) for name in names})
+        arguments = arguments_from({field.name: getattr(options, field.name) for field in _system_fields()})
         if options.source == "expert":
             return record_expert(options, arguments)
         return record_teleop(options, arguments) if options.source == "teleop" else record_live(options, arguments)
@@ -224,10 +229,8 @@ def record_teleop(options: argparse.Namespace, arguments: SystemArguments) -> in
     )
     os.environ.update(preflight.check(arguments.network, arguments.accept_open_dds == "true"))
     group = ProcessGroup(specs, options.root / ".logs")
-    parameters = ["-p", f"instruction:={parameter_text(options.instruction)}"] if options.instruction else []
-    namespace = ["-r", f"__ns:=/{arguments.namespace.strip('/')}"] if arguments.namespace else []
     try:
-        return teleop.main(["--ros-args", "-r", "__node:=policy_node", *namespace, *parameters])
+        return teleop.main(teleop_arguments(arguments, options.instruction))
     finally:
         group.stop()
 

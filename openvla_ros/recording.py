@@ -4,10 +4,21 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from openvla_core.errors import ConfigError
 from openvla_ros import preflight
+from openvla_ros.bringup import parameter_text
 from openvla_ros.share import share_folder
-from openvla_ros.system import ProcessSpec, SystemArguments, describe_system, node_spec, remappings, single_thread
+from openvla_ros.system import (
+    ProcessSpec,
+    SystemArguments,
+    card_path,
+    describe_system,
+    node_spec,
+    remappings,
+    single_thread,
+)
 
 SOURCES = ("policy", "expert", "teleop", "none")
 # Arguments of record.launch.py beyond those of the system: default, description, choices.
@@ -34,6 +45,7 @@ def describe_recording(
         raise ConfigError(f"the expert knows the simulated arm only, not {arguments.robot}. Use source teleop.")
     specs = [] if source == "none" else describe_system(arguments, policy=source == "policy")
     specs += [_expert_spec(specs)] if source == "expert" else []
+    specs += _pose_specs(arguments)
     return [*specs, recorder_spec(arguments, root, operator, **settings)]
 
 
@@ -51,10 +63,39 @@ def _expert_spec(specs: list[ProcessSpec]) -> ProcessSpec:
     )
 
 
+def _pose_specs(arguments: SystemArguments) -> list[ProcessSpec]:
+    """What makes a pose of joint angles, where the robot's settings say that its driver publishes no pose."""
+    files = [share_folder() / "config" / "robots" / f"{arguments.robot}.yaml", Path(arguments.params_file)]
+    controller: dict[str, Any] = {}
+    for path in files:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        controller |= (content.get("/**/controller_node") or {}).get("ros__parameters") or {}
+    if controller.get("pose_source") != "joints" or arguments.pose_topic:
+        return []
+    common = {"namespace": arguments.namespace.strip("/"), "remappings": remappings(arguments)}
+    environment = {**preflight.check(arguments.network, arguments.accept_open_dds == "true"), **single_thread()}
+    parameters = {"arm": arguments.arm or controller["arm"]}
+    return [node_spec("pose_node", parameters=parameters, environment=environment, **common)]
+
+
+def teleop_arguments(arguments: SystemArguments, instruction: str = "") -> list[str]:
+    """The command line of teleop in the policy's place: with the names that the topics of this robot have."""
+    renamed = [f"{name}:={new}" for name, new in remappings(arguments)]
+    renamed += [f"__ns:=/{arguments.namespace.strip('/')}"] if arguments.namespace else []
+    given = ["--ros-args", "-r", "__node:=policy_node", *(part for name in renamed for part in ("-r", name))]
+    return [*given, "-p", f"instruction:={parameter_text(instruction)}"] if instruction else given
+
+
 def recorder_spec(arguments: SystemArguments, root: str, operator: str = "", **settings: Any) -> ProcessSpec:
     """The recorder alone."""
     path = share_folder() / "config" / "record.yaml"
-    given = {"root": str(Path(root).expanduser().resolve()), "robot": arguments.robot, "operator": operator, **settings}
+    given = {
+        "root": str(Path(root).expanduser().resolve()),
+        "robot": arguments.robot,
+        "operator": operator,
+        "convention": card_path(arguments.convention, share_folder()),
+        **settings,
+    }
     files = (path, Path(arguments.params_file)) if arguments.params_file else (path,)
     return node_spec(
         "recorder_node",

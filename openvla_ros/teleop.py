@@ -31,7 +31,7 @@ HELP = """\
   w s  forward, back     i k  tilt (pitch)    space  gripper     enter  start an episode
   a d  left, right       j l  turn (yaw)      + -    speed       1      end it: success
   e q  up, down          u o  roll            n      new scene   0      end it: failure
-  escape  quit                                                   x      discard it
+  escape  quit           g    go: the arm follows (real robots)  x      discard it
 """
 MOVES = {
     "w": ("x", 1), "s": ("x", -1), "a": ("y", 1), "d": ("y", -1), "e": ("z", 1), "q": ("z", -1),
@@ -70,7 +70,7 @@ class Teleop(Node):
         self._read_keys = read_keys
         self._say = say
         self.board = StatusBoard(self, self.measure)
-        self.create_subscription(topics.PoseStamped, topics.CURRENT_POSE, self.on_pose, topics.COMMAND)
+        self.create_subscription(topics.PoseStamped, topics.CURRENT_POSE, self.on_pose, topics.SENSOR)
         self.create_subscription(topics.String, topics.INSTRUCTION, self.on_instruction, topics.COMMAND)
         client = self.create_client
         self.get_card = client(topics.GetParameters, "controller_node/get_parameters")
@@ -113,6 +113,8 @@ class Teleop(Node):
             self.call(self.discard_episode)
         elif key == "n":
             self.new_scene()
+        elif key == "g":
+            self.call(self.start_controller)
         elif key == "escape":
             self.done = True
 

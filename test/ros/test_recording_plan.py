@@ -12,7 +12,7 @@ from openvla_core.evaluation.episodes import HELD_OUT_BASE, SCENES_PER_SEED
 from openvla_ros.expert_node import ExpertSettings
 from openvla_ros.record import build_parser, main, plan
 from openvla_ros.recorder_settings import RecorderSettings
-from openvla_ros.recording import LAUNCH_ARGUMENTS, SOURCES, describe_recording
+from openvla_ros.recording import LAUNCH_ARGUMENTS, SOURCES, describe_recording, teleop_arguments
 from openvla_ros.system import arguments_from, describe_system
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,8 +47,34 @@ def test_controller_and_robot_are_those_of_the_running_system():
 
 def test_a_real_robot_is_steered_and_recorded_without_weights():
     specs = {spec.name: spec for spec in describe_recording(arguments_from(WIDOWX), "episodes", "teleop")}
-    assert list(specs) == ["controller_node", "recorder_node"]
+    assert list(specs) == ["controller_node", "pose_node", "recorder_node"]
     assert Path(specs["controller_node"].parameters["convention"]) == ROOT / "config/conventions/bridge_orig.yaml"
+
+
+def test_robots_whose_driver_publishes_no_pose_get_one():
+    """A WidowX once could neither be steered nor recorded: nobody published robot/current_pose."""
+    (pose, recorder) = describe_recording(arguments_from({"robot": "widowx"}), "episodes", "none")
+    assert pose.parameters == {"arm": "wx250s"}
+    assert ("joint_states", "wx250s/joint_states") in pose.remappings
+    assert pose.remappings == recorder.remappings
+    assert names("none", robot="widowx", pose_topic="/mocap/pose") == ["recorder_node"]
+    assert names("none", robot="franka") == ["recorder_node"]
+
+
+def test_the_card_reaches_a_recorder_that_runs_alone():
+    (recorder,) = describe_recording(arguments_from({"convention": "droid"}), "episodes", "none")
+    assert Path(recorder.parameters["convention"]) == ROOT / "config/conventions/droid.yaml"
+
+
+def test_teleop_hears_the_topics_of_its_robot():
+    given = teleop_arguments(arguments_from({"robot": "franka", "namespace": "cell"}), "take it: now")
+    assert {"__node:=policy_node", "robot/current_pose:=current_pose", "__ns:=/cell"} <= set(given)
+    assert given[-1] == 'instruction:="take it: now"'
+
+
+def test_a_recording_takes_every_argument_of_the_system():
+    options = build_parser().parse_args(["--robot", "franka", "--dry-run", "false", "--pose-topic", "/pose"])
+    assert (options.robot, options.dry_run, options.pose_topic) == ("franka", "false", "/pose")
 
 
 def test_steering_without_a_card_says_that_a_card_is_enough():

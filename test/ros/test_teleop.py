@@ -65,7 +65,7 @@ def test_without_a_terminal_it_says_what_to_do(tmp_path):
 def test_every_key_has_its_line_in_the_help():
     words = HELP.split()
     assert {key for key in MOVES if len(key) == 1} <= set(words)
-    assert {"space", "+", "-", "n", "enter", "1", "0", "x", "escape"} <= set(words)
+    assert {"space", "+", "-", "n", "g", "enter", "1", "0", "x", "escape"} <= set(words)
 
 
 class Steering:
