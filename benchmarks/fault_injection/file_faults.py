@@ -83,6 +83,12 @@ def flipped_weights(cell, i: int) -> Trial:
     return tally("REFUSED", results, results.total() - results["refused"])
 
 
+def copy_without_checksums(folder: Path) -> Path:
+    """A checkpoint whose files may be changed on purpose: what is wrong with them has to be noticed by itself."""
+    shutil.copytree(CHECKPOINT, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
+    return folder
+
+
 def edit(folder: Path, file: str, change) -> None:
     """Changes one JSON file of a checkpoint."""
     path = folder / file
@@ -116,8 +122,7 @@ def wrong_statistics(cell, i: int) -> Trial:
     results: Counter = Counter()
     for change in changes.values():
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name) / "checkpoint"
-            shutil.copytree(CHECKPOINT, folder)
+            folder = copy_without_checksums(Path(name) / "checkpoint")
             edit(folder, "dataset_statistics.json", change)
             results[load(folder)] += 1
     try:
@@ -150,13 +155,11 @@ def wrong_vocabulary(cell, i: int) -> Trial:
     jobs = [("config.json", larger), ("config.json", smaller), ("config.json", no_text)]
     for file, change in jobs:
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name) / "checkpoint"
-            shutil.copytree(CHECKPOINT, folder)
+            folder = copy_without_checksums(Path(name) / "checkpoint")
             edit(folder, file, change)
             results[load(folder)] += 1
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "checkpoint"
-        shutil.copytree(CHECKPOINT, folder)
+        folder = copy_without_checksums(Path(name) / "checkpoint")
         shutil.copy(ROOT / "test" / "golden" / "data" / "fused_mini" / "checkpoint" / "tokenizer.json", folder)
         results[load(folder)] += 1
     return tally("REFUSED", results, results.total() - results["refused"])

@@ -276,3 +276,35 @@ def test_status_and_diagnostics_repeat_with_measurements(policy, camera):
     values = {pair.key: pair.value for pair in diagnostics[-1].status[0].values}
     assert diagnostics[-1].status[0].name == "policy_node"
     assert int(values["frames"]) > 0
+
+
+def test_a_checkpoint_with_a_flipped_bit_ends_the_process_with_a_sentence(world, tmp_path):
+    import tiny_checkpoint
+
+    weights = tiny_checkpoint.write(tmp_path / "flipped") / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    policy = Policy(world, weights.parent)
+    sentence = policy.wait_for_code("CHECKPOINT_REFUSED").sentence
+    assert "model.safetensors has the sha256" in sentence
+    assert "Copy it again" in sentence
+    world.wait_for(lambda: policy.node.exit_code == 3, "exit code 3")
+
+
+def test_a_checkpoint_is_not_compared_where_nobody_wants_it(world, tmp_path):
+    import tiny_checkpoint
+
+    directory = tiny_checkpoint.write(tmp_path / "changed")
+    card = directory / "training_card.json"
+    card.write_text(card.read_text() + "\n")
+    Policy(world, directory, verify_checkpoint="never").ready()
+
+
+def test_a_checkpoint_without_checksums_is_refused_where_they_are_wanted(world, tmp_path):
+    import tiny_checkpoint
+
+    directory = tiny_checkpoint.write(tmp_path / "bare")
+    (directory / "SHA256SUMS").unlink()
+    policy = Policy(world, directory, verify_checkpoint="always")
+    assert "--write-checksums" in policy.wait_for_code("CHECKPOINT_REFUSED").sentence
