@@ -121,8 +121,8 @@ def crop_and_resize(image: np.ndarray, box: tuple[float, float, float, float], h
     Returns:
         (height, width, 3) float32; 0 where the box reaches beyond the image.
     """
-    top, bottom, down, inside_y = _between(box[0], box[2], image.shape[0], height)
-    left, right, along, inside_x = _between(box[1], box[3], image.shape[1], width)
+    top, bottom, down, inside_y = between(box[0], box[2], image.shape[0], height)
+    left, right, along, inside_x = between(box[1], box[3], image.shape[1], width)
     # Both times the lines that are picked lie together in memory: columns first, (W, 3, H), then rows, (H, 3, W).
     columns = np.ascontiguousarray(image.transpose(1, 2, 0))
     before, after = columns[left], columns[right]
@@ -150,7 +150,7 @@ def _check_area(area: float) -> None:
         raise ConfigError(f"center_crop_area is {area!r}; expected a share above 0 and at most 1, such as {CROP_AREA}.")
 
 
-def _between(start: float, end: float, old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def between(start: float, end: float, old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """For each of `new` samples: the pixels before and after it, how far it is between them, whether it is inside."""
     first, last, span = np.float32(start), np.float32(end), np.float32(old - 1)
     if new == 1:

@@ -1,14 +1,18 @@
 """Image augmentation as the published fine-tunes had it: a random crop, then brightness, contrast, saturation and hue.
 
-Images are (H, W, 3) float32 from 0 to 1, and every step clips to that range. A policy trained with the random crop must
-be shown the centre crop afterwards (openvla_core.image_preparation); one trained without it must not.
+In between, an image is three planes: (3, H, W) float32 from 0 to 1, changed in place and clipped to that range by every
+step. A policy trained with the random crop must be shown the centre crop afterwards (openvla_core.image_preparation);
+one trained without it must not.
 """
 
+import threading
 from dataclasses import dataclass
+from functools import lru_cache
 
+import cv2
 import numpy as np
 
-from openvla_core.image_preparation import crop_and_resize, to_bytes, to_unit_range
+from openvla_core.image_preparation import between
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,33 @@ class Augmentation:
 
     def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """pixels (H, W, 3) uint8 RGB -> the same shape, changed at random."""
-        image = crop(to_unit_range(pixels), crop_box(self.crop_area, rng.random()))
-        image = adjust_brightness(image, rng.uniform(-self.brightness, self.brightness))
-        image = adjust_contrast(image, rng.uniform(*self.contrast))
-        image = adjust_saturation(image, rng.uniform(*self.saturation))
-        return np.ascontiguousarray(to_bytes(adjust_hue(image, rng.uniform(-self.hue, self.hue))))
+        height, width = pixels.shape[:2]
+        rooms = _rooms(threading.get_ident(), height, width)
+        planes = crop(pixels, crop_box(self.crop_area, rng.random()), rooms)
+        adjust_brightness(planes, rng.uniform(-self.brightness, self.brightness))
+        adjust_contrast(planes, rng.uniform(*self.contrast))
+        saturation, hue = rng.uniform(*self.saturation), rng.uniform(-self.hue, self.hue)
+        image = adjust_colours(planes, saturation, hue, rooms)
+        return np.multiply(image, np.float32(255.5), out=image).astype(np.uint8)
+
+
+class Rooms:
+    """Memory to work in, for images of one size: taking it anew for every step costs more than the arithmetic."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self._bytes = [np.empty(3 * height * width, dtype=np.uint8) for _ in range(2)]
+        self._floats = [np.empty(3 * height * width, dtype=np.float32) for _ in range(3)]
+
+    def bytes(self, number: int, *shape: int) -> np.ndarray:
+        return self._bytes[number].reshape(shape)
+
+    def floats(self, number: int, *shape: int) -> np.ndarray:
+        return self._floats[number].reshape(shape)
+
+
+@lru_cache(maxsize=4)
+def _rooms(thread: int, height: int, width: int) -> Rooms:
+    return Rooms(height, width)
 
 
 def crop_box(area: float, place: float) -> tuple[float, float, float, float]:
@@ -47,79 +73,70 @@ def crop_box(area: float, place: float) -> tuple[float, float, float, float]:
     return start, start, start + side, start + side
 
 
-def crop(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """What is inside the box, enlarged to the size of the image."""
-    return _clip(crop_and_resize(image, box, *image.shape[:2]))
+def crop(pixels: np.ndarray, box: tuple[float, float, float, float], rooms: Rooms | None = None) -> np.ndarray:
+    """What is inside the box, enlarged bilinearly to the size of the image: (H, W, 3) uint8 -> planes.
+
+    The same, to the last bit, as crop_and_resize of the image in the unit range. The box must lie inside the image. The
+    planes are room 1 of `rooms`.
+    """
+    height, width = pixels.shape[:2]
+    rooms = Rooms(height, width) if rooms is None else rooms
+    top, bottom, down, _ = between(box[0], box[2], height, height)
+    left, right, along, _ = between(box[1], box[3], width, width)
+    # What is picked lies together in memory both times: columns as bytes of all rows and channels, then rows.
+    stacked = np.concatenate(cv2.split(np.ascontiguousarray(pixels)), out=rooms.bytes(0, 3 * height, width))
+    columns = cv2.transpose(stacked, dst=rooms.bytes(1, width, 3 * height))
+    before, after = rooms.floats(0, width, 3 * height), rooms.floats(1, width, 3 * height)
+    picked = rooms.bytes(0, width, 3 * height)
+    for places, values in ((left, before), (right, after)):
+        np.multiply(np.take(columns, places, axis=0, out=picked, mode="clip"), np.float32(1.0 / 255.0), out=values)
+    _interpolate(before, after, along[:, None])
+    rows = cv2.transpose(after, dst=rooms.floats(0, 3 * height, width)).reshape(3, height, width)
+    lower, upper = rooms.floats(1, 3, height, width), rooms.floats(2, 3, height, width)
+    np.take(rows, bottom, axis=1, out=lower, mode="clip")
+    np.take(rows, top, axis=1, out=upper, mode="clip")
+    return _clip(_interpolate(upper, lower, down[:, None]))
 
 
-def adjust_brightness(image: np.ndarray, delta: float) -> np.ndarray:
+def adjust_brightness(planes: np.ndarray, delta: float) -> np.ndarray:
     """Adds `delta` to every channel."""
-    return _clip(image + np.float32(delta))
+    planes += np.float32(delta)
+    return _clip(planes)
 
 
-def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
+def adjust_contrast(planes: np.ndarray, factor: float) -> np.ndarray:
     """Stretches every channel about its mean."""
-    result = _planes(image.shape)
-    for channel, plane in enumerate(_channels(image)):
-        mean = np.float32(plane.mean(dtype=np.float64))
-        result[..., channel] = (plane - mean) * np.float32(factor) + mean
-    return _clip(result)
+    for plane in planes:
+        mean = np.float32(cv2.mean(plane)[0])
+        plane -= mean
+        plane *= np.float32(factor)
+        plane += mean
+    return _clip(planes)
 
 
-def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
-    """Multiplies the saturation of HSV, at most up to 1; the brightest channel and the hue stay."""
-    brightest, _, chroma = _extremes(image)
-    # The darkest channel reaches 0 where the saturation reaches 1.
-    most = np.divide(brightest, chroma, out=np.ones_like(chroma), where=chroma > 0)
-    most = np.minimum(np.float32(factor), most)
-    result = _planes(image.shape)
-    for channel, plane in enumerate(_channels(image)):
-        result[..., channel] = brightest - (brightest - plane) * most
-    return _clip(result)
+def adjust_colours(planes: np.ndarray, saturation: float, hue: float, rooms: Rooms | None = None) -> np.ndarray:
+    """Multiplies the saturation of HSV, at most up to 1, and turns the colour circle by `hue`, 1 being once around.
+
+    Returns (H, W, 3); the brightest channel of each pixel stays. Uses room 0 and 2 of `rooms`.
+    """
+    height, width = planes.shape[1:]
+    rooms = Rooms(height, width) if rooms is None else rooms
+    image, changed = rooms.floats(2, height, width, 3), rooms.floats(0, height, width, 3)
+    cv2.cvtColor(cv2.merge(list(planes), dst=image), cv2.COLOR_RGB2HSV, dst=changed)
+    degrees, saturations = changed[..., 0], changed[..., 1]
+    degrees += np.float32(360.0 * (hue - round(hue)))
+    np.add(degrees, np.float32(360.0), out=degrees, where=degrees < 0)
+    np.minimum(saturations * np.float32(saturation), np.float32(1.0), out=saturations)
+    return _clip(cv2.cvtColor(changed, cv2.COLOR_HSV2RGB, dst=image))
 
 
-def adjust_hue(image: np.ndarray, delta: float) -> np.ndarray:
-    """Turns the colour circle by `delta`, 1 being once around; the brightest and the darkest value of a pixel stay."""
-    _, darkest, chroma = _extremes(image)
-    sixths = _hue(image, chroma) + np.float32(6.0 * (delta - round(delta)))
-    result = _planes(image.shape)
-    # Red is full within one sixth of 0 and gone beyond two; green and blue follow a third and two thirds later.
-    for channel, later in enumerate((0.0, 4.0, 2.0)):
-        turned = sixths + np.float32(later)  # from -4 to 12: once around at most
-        turned = np.where(
-            turned >= 6.0, turned - np.float32(6.0), np.where(turned < 0, turned + np.float32(6.0), turned)
-        )
-        share = np.clip(np.abs(turned - np.float32(3.0)) - np.float32(1.0), 0.0, 1.0)
-        result[..., channel] = darkest + chroma * share
-    return _clip(result)
-
-
-def _hue(image: np.ndarray, chroma: np.ndarray) -> np.ndarray:
-    """(H, W) in sixths of the colour circle: red 0, green 2, blue 4."""
-    red, green, blue = _channels(image)
-    is_red = (red >= green) & (red >= blue)
-    is_green = ~is_red & (green >= blue)
-    difference = np.where(is_red, green - blue, np.where(is_green, blue - red, red - green))
-    ratio = np.divide(difference, chroma, out=np.zeros_like(chroma), where=chroma > 0)
-    return ratio + np.where(is_red, np.float32(0.0), np.where(is_green, np.float32(2.0), np.float32(4.0)))
-
-
-def _extremes(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The brightest and the darkest channel of every pixel and their difference, each (H, W)."""
-    red, green, blue = _channels(image)
-    brightest, darkest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    return brightest, darkest, brightest - darkest
-
-
-def _channels(image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return image[..., 0], image[..., 1], image[..., 2]
-
-
-def _planes(shape: tuple[int, ...]) -> np.ndarray:
-    """An empty (H, W, 3) float32 image; in memory the rows of each channel lie together, which makes all steps fast."""
-    height, width, channels = shape
-    return np.empty((height, channels, width), dtype=np.float32).transpose(0, 2, 1)
+def _interpolate(before: np.ndarray, after: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Turns `after` into what lies between both, `share` of the way."""
+    after -= before
+    after *= share
+    after += before
+    return after
 
 
 def _clip(image: np.ndarray) -> np.ndarray:
-    return np.clip(image, np.float32(0.0), np.float32(1.0))
+    return np.clip(image, np.float32(0.0), np.float32(1.0), out=image)
