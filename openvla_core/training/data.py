@@ -28,6 +28,7 @@ from openvla_core.training.distributed import Ranks
 from openvla_core.training.recipe import Recipe
 from openvla_core.training.rows import RowCollate
 from openvla_core.training.split import HeldOut, held_out
+from openvla_core.training.still import without_noise
 
 MakeExample = Callable[[Step, np.random.Generator], Example]
 SHARDS = "dataset.json"
@@ -94,7 +95,7 @@ def open_data(recipe: Recipe, base: Checkpoint, ranks: Ranks, extra: Sequence[Ex
         sources, weights, cards = _sources(recipe)
     convention = _convention(recipe, base, cards)
     processor = _processor(base, convention)
-    statistics = {source.name: source.statistics for source in sources}
+    statistics = {s.name: without_noise(s.statistics, card) for s, card in zip(sources, cards, strict=True)}
     action_statistics = {name: statistics_of(statistics, name) for name in statistics}
     augmentation = Augmentation() if recipe.augment else None
     train_example = ExampleBuilder(processor, action_statistics, augmentation, recipe.frames, normalized=False)
@@ -171,13 +172,13 @@ def _as_shards(path: Path, recipe: Recipe) -> tuple[ShardSource, dict[str, Any] 
 
 @dataclass
 class _Cards:
-    """Hands episodes on and remembers the one convention that all of them have."""
+    """Hands on the episodes that did not fail and remembers the one convention that all of them have."""
 
     source: Iterable[Episode]
     card: dict[str, Any] | None = field(default=None)
 
     def __iter__(self) -> Iterator[Episode]:
-        for place, episode in enumerate(self.source):
+        for place, episode in enumerate(episode for episode in self.source if episode.success is not False):
             card = None if episode.convention is None else dict(episode.convention)
             if place and card != self.card:
                 raise DatasetError(f"episode {episode.name!r} has another convention than those before; train on one.")
