@@ -5,8 +5,8 @@
 Each time, the real recorder node runs in a process of its own with a camera, a pose and joints that talk to it, records
 one short episode after the other and dies by SIGKILL: two times out of three at a random moment, one time while it
 commits. Then `repair` runs, and every episode whose end the recorder had confirmed is read back in full with another
-library. The disk is a tmpfs of 24 MB in a private mount namespace (needs root; left out with a word where that is
-forbidden).
+library. Every pose in a bag, the last one too, is compared with what was sent under its number. The disk is a tmpfs of
+24 MB in a private mount namespace (needs root; left out with a word where that is forbidden).
 """
 
 import argparse
@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 POSE, CAMERA = "/robot/current_pose", "/camera/image_raw"
 IDLE, RECORDING, ENDING = 0, 1, 2
 BLACKBOARD = struct.Struct("<qqqq")  # phase, begin of the episode, newest pose (ns), its number
+SENT = struct.Struct("<qq")  # a pose that was sent: its number, its stamp (ns)
+BEHIND_S = 0.5  # at most this much of what was sent before the end may be missing at the end of an episode
 
 
 # The process that is killed ---------------------------------------------------------------------------------------
@@ -51,6 +53,7 @@ def child(root: Path, blackboard: Path, seed: int) -> int:
     with blackboard.open("r+b") as file:
         board = mmap.mmap(file.fileno(), BLACKBOARD.size)
     confirmed = os.open(root / "confirmed.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    sent = os.open(blackboard.with_name("sent"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     settings = {"root": str(root), "min_free_gb": 0.0}
     recorder = RecorderNode(parameter_overrides=[Parameter(name, value=value) for name, value in settings.items()])
     peer = rclpy.create_node("peer")
@@ -68,6 +71,7 @@ def child(root: Path, blackboard: Path, seed: int) -> int:
 
     def publish_pose() -> None:
         now_ns = time.time_ns()
+        os.write(sent, SENT.pack(state[3] + 1, now_ns))
         position = np.array([float(state[3] + 1), 0.0, 0.0])
         poses.publish(conversions.pose_message(Pose(position, np.array([0.0, 0.0, 0.0, 1.0])), now_ns, "base"))
         joints.publish(conversions.joint_state_message(["a"], np.zeros(1), np.zeros(1), now_ns))
@@ -103,12 +107,13 @@ def child(root: Path, blackboard: Path, seed: int) -> int:
                 print(f"disk {time.time_ns()} {recorder.board.report.sentence}", flush=True)
                 return 0
         state[0] = ENDING
+        newest = state[3]
         note()
         ended, sentence = call(topics.SetBool, "end_episode", data=True)
         if not ended:
             print(f"disk {time.time_ns()} {sentence}", flush=True)
             return 0
-        os.write(confirmed, (sentence.split()[1].rstrip(":") + "\n").encode())
+        os.write(confirmed, f"{sentence.split()[1].rstrip(':')} {newest}\n".encode())
         state[0] = IDLE
         note()
 
@@ -126,6 +131,10 @@ class Killer:
         self.lost: set[str] = set()
         self.damaged: dict[str, str] = {}
         self.losses_s: list[float] = []
+        self.behind_s: list[
+            float
+        ] = []  # of confirmed episodes: from the last pose kept to the last sent before the end
+        self.compared = 0
         self.phases: dict[str, int] = {}
         self.actions: dict[str, int] = {}
         self.listed_early = 0
@@ -167,7 +176,7 @@ class Killer:
         from openvla_core.datasets.bags.store import EpisodeStore
 
         store = EpisodeStore(self.root)
-        confirmed = (self.root / "confirmed.txt").read_text().split() if (self.root / "confirmed.txt").exists() else []
+        confirmed, sent = self.confirmed(), self.sent()
         for folder in store.committed():
             if not complete(folder):
                 self.listed_early += 1
@@ -176,22 +185,48 @@ class Killer:
             if result.action == "failed":
                 self.damaged[result.name] = result.sentence
             elif phase == RECORDING or result.action == "repaired":
-                newest_kept_ns = last_pose_ns(result.folder) if result.action == "repaired" else None
-                self.losses_s.append((newest_ns - (newest_kept_ns or begun_ns)) * 1e-9)
+                kept = poses_of(result.folder) if result.action == "repaired" else []
+                self.losses_s.append((newest_ns - (kept[-1][1] if kept else begun_ns)) * 1e-9)
         for name in confirmed:
             if not (self.root / name).is_dir():
                 self.lost.add(name)
         for folder in store.committed():
             digest = digest_of(folder)
-            if folder.name not in self.digests and (problem := problem_of(folder)):
-                self.damaged[folder.name] = problem
+            if folder.name not in self.digests:
+                problem = problem_of(folder) or self.compare(folder, sent, confirmed.get(folder.name))
+                if problem:
+                    self.damaged[folder.name] = problem
             # What was read in full once and has the same bytes need not be read again.
             if self.digests.setdefault(folder.name, digest) != digest:
                 self.damaged[folder.name] = "changed after it was committed"
 
+    def confirmed(self) -> dict[str, int]:
+        """Episode -> number of the last pose that was sent before its end was asked for."""
+        path = self.root / "confirmed.txt"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return {name: int(newest) for name, newest in (line.split() for line in lines)}
+
+    def sent(self) -> dict[int, int]:
+        """Number -> stamp of every pose the last child has sent."""
+        data = self.blackboard.with_name("sent").read_bytes()
+        return dict(SENT.iter_unpack(data[: len(data) // SENT.size * SENT.size]))
+
+    def compare(self, folder: Path, sent: dict[int, int], newest: int | None) -> str:
+        """What differs between the poses of a new bag and those that were sent; empty when nothing does."""
+        kept = poses_of(folder)
+        wrong = [number for number, stamp_ns in kept if sent.get(number) != stamp_ns]
+        if wrong:
+            return f"pose {wrong[0]} is not what was sent (and {len(wrong) - 1} more)"
+        self.compared += len(kept)
+        if newest is None or not kept:  # repaired: what is missing at its end is counted as lost
+            return ""
+        behind_s = max(0.0, (sent[newest] - kept[-1][1]) * 1e-9)
+        self.behind_s.append(behind_s)
+        return f"ends {behind_s:.2f} s before the last pose sent" if behind_s > BEHIND_S else ""
+
     def results(self, kills: int) -> dict:
         """The figures."""
-        confirmed = (self.root / "confirmed.txt").read_text().split()
+        confirmed = self.confirmed()
         losses = sorted(self.losses_s)
         return {
             "kills": kills,
@@ -207,6 +242,8 @@ class Killer:
             "open_episodes": len(losses),
             "open_loss_median_s": round(statistics.median(losses), 4) if losses else None,
             "open_loss_max_s": round(losses[-1], 4) if losses else None,
+            "poses_equal_to_those_sent": self.compared,
+            "confirmed_end_behind_sent_max_s": round(max(self.behind_s), 4) if self.behind_s else None,
         }
 
 
@@ -246,18 +283,19 @@ def problem_of(folder: Path) -> str:
     return ""
 
 
-def last_pose_ns(folder: Path) -> int | None:
-    """When the last pose of a bag was sent, nanoseconds."""
+def poses_of(folder: Path) -> list[tuple[int, int]]:
+    """Number and stamp (ns) of every pose in a bag."""
     from rosbags.rosbag2 import Reader
     from rosbags.typesys import Stores, get_typestore
 
     store = get_typestore(Stores.ROS2_JAZZY)
-    newest = None
+    poses = []
     with Reader(folder) as reader:
         for connection, _, data in reader.messages([c for c in reader.connections if c.topic == POSE]):
-            stamp = store.deserialize_cdr(data, connection.msgtype).header.stamp
-            newest = stamp.sec * 10**9 + stamp.nanosec
-    return newest
+            message = store.deserialize_cdr(data, connection.msgtype)
+            stamp = message.header.stamp
+            poses.append((int(message.pose.position.x), stamp.sec * 10**9 + stamp.nanosec))
+    return poses
 
 
 def digest_of(folder: Path) -> str:
@@ -282,8 +320,9 @@ def fill_disk(root: Path) -> dict:
     full_ns = disk_full_since_ns(killer)
     process.wait()
     store = EpisodeStore(killer.root)
-    problems = {folder.name: problem for folder in store.committed() if (problem := problem_of(folder))}
-    confirmed = (killer.root / "confirmed.txt").read_text().split()
+    confirmed, sent = killer.confirmed(), killer.sent()
+    found = {f.name: problem_of(f) or killer.compare(f, sent, confirmed.get(f.name)) for f in store.committed()}
+    problems = {name: problem for name, problem in found.items() if problem}
     result = {
         "told": word,
         "sentence": sentence,
@@ -295,7 +334,9 @@ def fill_disk(root: Path) -> dict:
     }
     # With space again, what was recorded of the last episode comes back.
     (root / "ballast").unlink()
-    result["repaired"] = [{"action": one.action, "messages": one.messages} for one in repair(killer.root)]
+    repaired = repair(killer.root)
+    result["repaired"] = [{"action": one.action, "messages": one.messages} for one in repaired]
+    result["repaired_differs"] = [problem for one in repaired if (problem := killer.compare(one.folder, sent, None))]
     return result
 
 
