@@ -2,11 +2,11 @@
 
     python benchmarks/training_crash.py --out benchmarks/results/<date>-training-crash.json
 
-A tiny training runs to its end without interruption. Then, for each kill point, a fresh one is killed by SIGKILL
-at a random moment, started again and run to its end: the weights and the moments of the optimizer must be the same to
-the bit. That is done with one process, and with two that share the model through FSDP2 over gloo. Before that, a process
-that does nothing but write checkpoints is killed while it writes, again and again: the newest checkpoint must always be
-complete, and not older than the last one that was reported as written.
+A tiny training runs to its end without interruption. Then, for each kill point, a fresh one is killed by SIGKILL at a
+random moment, started again and run to its end: the weights and the moments of the optimizer must be the same to the
+bit. That is done with one process, and with two that share the model through FSDP2 over gloo. Before that, a process
+that does nothing but write checkpoints is killed while it writes, again and again: the newest checkpoint must always
+be complete, and not older than the last one that was reported as written.
 """
 
 import argparse
