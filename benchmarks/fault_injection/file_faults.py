@@ -20,18 +20,18 @@ IN_PROCESS = "in process"
 def tally(what: str, results: Counter, wrong: int) -> Trial:
     """A Trial from many generated inputs; `wrong` of them ended as they should not."""
     text = ", ".join(f"{count} {name}" for name, count in sorted(results.items()))
-    return Trial(what if not wrong else "WRONG", ok=not wrong, note=text)
+    return Trial(what if not wrong else "WRONG", ok=not wrong, note=text, inputs=results.total())
 
 
-def load(folder: Path) -> str:
-    """How loading a checkpoint ends: "loaded", "refused" (with advice) or the name of an exception."""
+def load(folder: Path, naming: str = "") -> str:
+    """How loading a checkpoint ends: "loaded", "refused" (with advice, naming a file) or the name of an exception."""
     from openvla_ros.policy_setup import PolicySettings, set_up_policy
 
     try:
         set_up_policy(PolicySettings(checkpoint=str(folder)))
         return "loaded"
-    except OpenVLAError:
-        return "refused"
+    except OpenVLAError as error:
+        return "refused" if naming in str(error) else f"refused without naming {naming}"
     except Exception as error:  # noqa: BLE001 - anything else is what this looks for
         return type(error).__name__
 
@@ -47,8 +47,7 @@ def damaged_weights(cell, i: int) -> Trial:
     random = np.random.default_rng(21)
     results: Counter = Counter()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "checkpoint"
-        shutil.copytree(CHECKPOINT, folder)
+        folder = copy_without_checksums(Path(name) / "checkpoint")
         weights = folder / "model.safetensors"
         good = weights.read_bytes()
         header = 8 + struct.unpack("<Q", good[:8])[0]
@@ -79,7 +78,7 @@ def flipped_weights(cell, i: int) -> Trial:
             data = bytearray(good)
             data[int(random.integers(header, len(data)))] ^= 1 << int(random.integers(8))
             weights.write_bytes(data)
-            results[load(folder)] += 1
+            results[load(folder, weights.name)] += 1
     return tally("REFUSED", results, results.total() - results["refused"])
 
 

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""A process that makes a nuisance of itself: `nuisance.py participants|poses|large COUNT NAMESPACE`, until SIGTERM."""
+"""A process that makes a nuisance of itself until SIGTERM.
+
+nuisance.py participants|poses|instructions|large COUNT NAMESPACE
+"""
 
 import sys
 import time
@@ -30,10 +33,13 @@ def main() -> int:
         publisher = node.create_publisher(topics.PoseStamped, topics.CURRENT_POSE, topics.COMMAND)
         # In another frame, so that none of them counts; each has to be read all the same.
         message = conversions.pose_message(Pose(np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0])), 0, "nowhere")
+    elif what == "instructions":
+        publisher = node.create_publisher(topics.String, topics.POLICY_INSTRUCTION, topics.LATCHED)
+        message = topics.String(data="move back and forth")  # as it is: no new task
     else:
         publisher = node.create_publisher(topics.String, topics.POLICY_INSTRUCTION + "_copy", topics.COMMAND)
         message = topics.String(data="x" * 1_000_000)
-    pause_s = 0.0001 if what == "poses" else 0.01
+    pause_s = 0.01 if what == "large" else 0.0001
     while rclpy.ok():
         publisher.publish(message)
         time.sleep(pause_s)

@@ -89,8 +89,9 @@ def huge(cell, i: int) -> Trial:
                 results["refused"] += 1
     grown = memory(os.getpid())[0] - before
     return Trial(
-        "REFUSED" if not results["decoded"] else "DECODED", ok=grown < 200, note=f"memory grew by {grown:.0f} MB"
-    )
+        "REFUSED" if not results["decoded"] else "DECODED", ok=grown < 200, note=f"memory grew by {grown:.0f} MB",
+        inputs=results.total(),
+    )  # fmt: skip
 
 
 def png_header(height: int, width: int) -> bytes:

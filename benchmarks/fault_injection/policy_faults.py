@@ -1,10 +1,15 @@
 """Rows about the model and the instruction, with the real policy node and its checkpoint."""
 
+import shutil
 import signal
+import tempfile
 import time
+from pathlib import Path
+
+import numpy as np
 
 from fault_injection.rows import Trial, row
-from fault_injection.special_cells import KNOWN
+from fault_injection.special_cells import CHECKPOINT, KNOWN
 from fault_injection.stream_faults import random_phase, stopped
 from openvla_ros import conversions, topics
 from openvla_ros.topics import State
@@ -12,15 +17,17 @@ from openvla_ros.topics import State
 T_A = 0.2  # s: 1.5 periods of 7.5 Hz
 
 
-def policy_says(cell, at_s: float, *codes: str, timeout_s: float = 8.0) -> Trial:
-    """The first word of the policy with one of these codes, and when the controller first stopped."""
+def policy_says(cell, at_s: float, *codes: str, timeout_s: float = 8.0, holds: bool = True) -> Trial:
+    """The first word of the policy with one of these codes; with `holds`, and when the controller first stopped."""
 
     def find():
         return next((r for t, r in list(cell.spy.policy_reports) if t > at_s and r.code in codes), None)
 
     report = cell.spy.until(find, timeout_s, f"the policy says {' or '.join(codes)}")
-    stop = next((t for t, r in list(cell.spy.reports) if t > at_s and r.state != State.ACTIVE), None)
-    return Trial(report.code, None if stop is None else stop - at_s)
+    if not holds:
+        return Trial(report.code)
+    cell.spy.require_motion(at_s)
+    return Trial(report.code, cell.spy.first_stop(at_s)[0] - at_s)
 
 
 def no_chunks_after(cell, at_s: float, settle_s: float = 0.3) -> bool:
@@ -33,7 +40,7 @@ def no_chunks_after(cell, at_s: float, settle_s: float = 0.3) -> bool:
     fault="the model's action holds NaN: it never leaves the policy",
     expected="ACT_IMPOSSIBLE",
     cell="policy",
-    repeats=7,
+    repeats=21,
     quick=1,
     bound_s=0.15 + T_A + 0.06,
 )
@@ -47,7 +54,7 @@ def model_nan(cell, i: int) -> Trial:
     fault="the model's action lies 0.1 % beyond its statistics",
     expected="ACT_IMPOSSIBLE",
     cell="policy",
-    repeats=7,
+    repeats=21,
     quick=1,
     bound_s=0.15 + T_A + 0.06,
 )
@@ -61,7 +68,7 @@ def beyond_statistics(cell, i: int) -> Trial:
     fault="inference takes 0.3 s, 0.6 s, 1.2 s",
     expected="ACTION_STALE OBS_STALE",
     cell="policy",
-    repeats=3,
+    repeats=9,
     quick=1,
 )
 def slow_model(cell, i: int) -> Trial:
@@ -70,7 +77,7 @@ def slow_model(cell, i: int) -> Trial:
     time.sleep(2.5)
     trial.hold_s = None
     ages = [a.photon_to_command_s for t, a in list(cell.spy.applied) if t > at_s]
-    trial.ok = max(ages, default=0.0) <= 0.53
+    trial.ok = bool(ages) == (i % 3 != 2) and max(ages, default=0.0) <= 0.53
     trial.note = f"oldest image acted on {max(ages, default=0.0):.2f} s"
     return trial
 
@@ -80,7 +87,7 @@ def slow_model(cell, i: int) -> Trial:
     fault="the GPU has no memory, twice in a row (pretended error)",
     expected="GPU_OOM",
     cell="policy",
-    repeats=3,
+    repeats=6,
     quick=1,
     bound_s=0.15 + T_A + 0.06,
 )
@@ -95,7 +102,7 @@ def out_of_memory(cell, i: int) -> Trial:
     fault="a sticky device error, an abort (pretended)",
     expected="EXIT",
     cell="policy",
-    repeats=2,
+    repeats=6,
     quick=1,
     bound_s=0.15 + T_A + 0.06,
 )
@@ -110,11 +117,40 @@ def device_error(cell, i: int) -> Trial:
 
 
 @row(
+    21,
+    fault="the real policy is started with one flipped bit in its weights",
+    expected="CHECKPOINT_REFUSED",
+    cell="policy",
+    repeats=5,
+    quick=1,
+)
+def flipped_start(cell, i: int) -> Trial:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "checkpoint"
+        shutil.copytree(CHECKPOINT, folder)
+        weights = folder / "model.safetensors"
+        data = bytearray(weights.read_bytes())
+        place = int(np.random.default_rng(i).integers(len(data) // 10, len(data)))
+        data[place] ^= 1 << i % 8
+        weights.write_bytes(data)
+        cell.processes.kill("policy")
+        at_s = time.monotonic()
+        cell.start_policy("-p", f"checkpoint:={folder}")
+        trial = policy_says(cell, at_s, "CHECKPOINT_REFUSED", timeout_s=60.0, holds=False)
+        sentence = cell.spy.policy_report.sentence
+        time.sleep(0.5)
+        trial.ok = weights.name in sentence and not [t for t in list(cell.spy.chunks) if t > at_s]
+        trial.note = "the file is named, no action is published" if trial.ok else sentence[:200]
+        cell.processes.kill("policy")
+    return trial
+
+
+@row(
     25,
     fault="inference does not end; Python itself hangs",
     expected="MODEL_HANG ACTION_STALE",
     cell="policy",
-    repeats=2,
+    repeats=6,
     quick=1,
     bound_s=0.15 + T_A + 0.06,
 )
@@ -133,8 +169,8 @@ def hanging(cell, i: int) -> Trial:
     fault="the real policy is killed (SIGKILL)",
     expected="ACTION_STALE",
     cell="policy",
-    repeats=2,
-    quick=0,
+    repeats=5,
+    quick=1,
     bound_s=T_A + 0.030,
 )
 def real_policy_killed(cell, i: int) -> Trial:
@@ -147,7 +183,7 @@ def real_policy_killed(cell, i: int) -> Trial:
     fault="the real policy is stopped for 2 s (SIGSTOP)",
     expected="ACTION_STALE",
     cell="policy",
-    repeats=6,
+    repeats=10,
     quick=1,
     bound_s=T_A + 0.030,
 )
@@ -195,7 +231,7 @@ def bad_instruction(cell, i: int) -> Trial:
     fault="another instruction for the real policy, mid-motion",
     expected="NEW_TASK",
     cell="policy",
-    repeats=6,
+    repeats=20,
     quick=1,
     bound_s=0.08,
 )
@@ -205,14 +241,20 @@ def other_instruction(cell, i: int) -> Trial:
 
 
 @row(
-    31, fault="two processes publish instructions", expected="MULTI_PUB", cell="policy", repeats=4, quick=1, bound_s=0.7
+    31,
+    fault="two processes publish instructions",
+    expected="MULTI_PUB",
+    cell="policy",
+    repeats=20,
+    quick=1,
+    bound_s=0.7,
 )
 def two_instructors(cell, i: int) -> Trial:
     before = cell.spy.policy_report.instruction
     at_s = time.monotonic()
     second = cell.spy.node.create_publisher(topics.String, topics.INSTRUCTION, topics.COMMAND)
     try:
-        trial = policy_says(cell, at_s, "MULTI_PUB")
+        trial = policy_says(cell, at_s, "MULTI_PUB", holds=False)
         second.publish(conversions.text_message("move to the blue cube"))
         time.sleep(0.4)
         trial.ok = cell.spy.policy_report.instruction == before
@@ -226,7 +268,7 @@ def two_instructors(cell, i: int) -> Trial:
     fault="the policy restarts while an old sentence is latched on its topic",
     expected="READY",
     cell="policy",
-    repeats=2,
+    repeats=5,
     quick=1,
 )
 def old_sentence(cell, i: int) -> Trial:

@@ -1,19 +1,31 @@
 """The results as a table for the terminal, as JSON and as the page docs/faults.md."""
 
+from pathlib import Path
+
 from fault_injection.rows import Outcome
 
+# Of the 62 rows of the fault table: what of a row is not injected here, and why.
 NOT_INJECTED = {
-    "53": "12 participants are added, not 60 to 100: more would take the machine from whoever shares it",
-    "51": "doubled, reordered and old messages are made by the policy; loss and delay by tc netem are not made",
-    "19": "a GPU that is really full needs a GPU; the model raises the error that torch raises then",
-    "20": "a CUDA context that is really broken needs a GPU; its error and an abort of the process are made instead",
-    "42": "a minute of motion is in the script (--rows 42), no soak of hours is",
-    "49": "the clock that jumps is that of a simulation (/clock); the wall clock of a shared machine is left alone",
-    "59": "disk full and I/O errors belong to the recorder: benchmarks/recorder_crash.py",
-    "60": "a killed recorder: benchmarks/recorder_crash.py",
-    "61": "damaged bags: test/core/datasets",
-    "62": "a training that is killed: no training job runs in this graph; see the tests of the training",
+    "19": "a GPU that is really full needs a GPU: the model raises the error that torch raises then",
+    "20": "a CUDA context that is really broken needs a GPU: its error and an abort of the process are made instead",
+    "42": "growth over minutes of work is measured, no soak of hours: a leak of 1 MB per hour would not be seen",
+    "49": "the clock that jumps is that of a simulation (/clock): the wall clock of a shared machine is left alone",
+    "51": "doubled, reordered and old messages are made by the policy; loss and delay by `tc netem` are not made, "
+    "because processes of one machine talk through shared memory",
+    "53": "12 participants join, not 60 to 100: more would take the machine from whoever shares it",
+    "59": "the disk is full; a failing disk (EIO) and a read-only one are in the tests of the recorder only",
+    "62": "a training that goes on with another number of processes or another recipe is in the tests of the training",
 }
+
+GROUPS = (
+    (10, "Camera"),
+    (25, "Model and inference"),
+    (32, "Instruction"),
+    (43, "Processes and load"),
+    (51, "Robot state, frames, clocks"),
+    (58, "Who may command, emergency stop"),
+    (62, "Recordings and training"),
+)
 
 
 def results(outcomes: list[Outcome], machine: dict, before: list[dict]) -> dict:
@@ -23,14 +35,18 @@ def results(outcomes: list[Outcome], machine: dict, before: list[dict]) -> dict:
     rows = [row for row in before if row["fault"] not in again] + new
     rows.sort(key=lambda row: numbers_of(row))
     numbers = sorted({number for row in rows for number in numbers_of(row)})
+    live = [row for row in rows if row["how"] == "processes"]
     return {
         **machine,
         "rows_injected": len(numbers),
         "numbers": numbers,
-        "injections": sum(row["trials"] for row in rows),
+        "numbers_with_processes": sorted({number for row in live for number in numbers_of(row)}),
+        "injections": sum(row["trials"] for row in live),
+        "inputs": sum(row["inputs"] for row in rows if row["inputs"] > row["trials"]),
         "commands_checked": sum(row["commands_checked"] for row in rows),
         "unsafe_commands": sum(sum(row["unsafe"].values()) for row in rows),
         "late_stamps": sum(row["late_stamps"] for row in rows),
+        "disturbed": sum(row["disturbed"] for row in rows),
         "rows": rows,
         "not_injected": NOT_INJECTED,
     }
@@ -41,66 +57,109 @@ def numbers_of(row: dict) -> list[int]:
     return [int(number) for number in row["row"].split("/")]
 
 
+def never(results: dict) -> list[int]:
+    """Numbers of the table of faults that were not injected at all."""
+    return sorted(set(range(1, 63)) - set(results["numbers"]))
+
+
 def table(results: dict) -> str:
     """Text for the terminal."""
-    lines = ["        row verdict   n  median    p99    max  bound unsafe  fault: seen"]
+    lines = ["        row verdict   n  median    p99    max  bound unsafe  fault: expected; seen"]
     for row in results["rows"]:
         hold = row["hold_ms"] or {}
         times = " ".join(f"{hold.get(key, '-'):>{width}}" for key, width in (("median", 7), ("p99", 6), ("max", 6)))
         seen = ", ".join(f"{code} x{count}" if count > 1 else code for code, count in row["seen"].items())
         lines.append(
             f"{row['row']:>11} {row['verdict']:7} {row['trials']:>3} {times} {row['bound_ms'] or '-':>6} "
-            f"{sum(row['unsafe'].values()):>6}  {row['fault']}: {seen}"
+            f"{sum(row['unsafe'].values()):>6}  {row['fault']}: {' or '.join(row['expected'])}; {seen}"
         )
         lines += [f"{'':12}note: {note}" for note in row["notes"]] + [
             f"{'':12}{text}" for text in row["unsafe_examples"][:3]
         ]
         lines += [f"{'':12}FAILED: {trial}" for trial in row["failed"]]
+        if row["disturbed"] or row["tracebacks"]:
+            lines.append(f"{'':12}{row['disturbed']} disturbed trials, {row['tracebacks']} tracebacks")
+    lines += [f"{'':4}row {number} only in part: {why}" for number, why in results["not_injected"].items()]
+    lines += [f"{'':4}row {number} not injected in this run" for number in never(results)]
     lines.append(
-        f"{results['rows_injected']} of 62 rows, {results['injections']} injections, {results['commands_checked']:,} "
-        f"commands checked, {results['unsafe_commands']} unsafe, {results['late_stamps']} late stamps; load "
-        f"{results['machine']['load'][0]:.1f} on {results['machine']['cpu_count']} cores"
+        f"{results['rows_injected']} of 62 rows ({len(results['numbers_with_processes'])} with real processes), "
+        f"{results['injections']} injections, {results['commands_checked']:,} commands checked, "
+        f"{results['unsafe_commands']} unsafe, {results['late_stamps']} late stamps, {results['disturbed']} disturbed "
+        f"trials; load {results['machine']['load'][0]:.1f} on {results['machine']['cpu_count']} cores"
     )
     return "\n".join(lines)
 
 
-HEAD = """# Faults, and what they end in
+HOW = """Made by `python benchmarks/faults.py --markdown docs/faults.md`. The controller is always the real process; so
+is whatever is killed or stopped, and for the camera, the model and the instruction the policy with its checkpoint. The
+robot is a pretend one with a real interface. A spy hears every command as the robot does and calls it unsafe when it
+is not finite, too fast, accelerates or jerks beyond the limits, leaves the workspace box, moves in a hold, begins where
+the arm is not, is stamped out of order or in another frame, toggles the gripper within 0.3 s or moves it in a hold, or
+follows an image older than 0.5 s. That the spy sees each of these is tested (`test/end_to_end/test_fault_spy.py`).
 
-Made by `python benchmarks/faults.py --markdown docs/faults.md`: each fault is injected into real processes (the
-controller always, the policy or a stub of it, a pretend robot), while a spy checks every command that is sent to the
-robot: finite, within the limits of speed, acceleration and jerk and the workspace box, stamps increasing, unit
-quaternions without a change of sign, no motion in a hold, nothing done by an image older than 0.5 s, first command
-where the arm is. "Time" is from the fault to the first report of a stop, in milliseconds: median / 99 % / longest.
-Rows whose way is "in process" are decided before anything runs and are tried on the real code with generated input.
-
-"late" means that the right thing happened, but later than the bound. The machine is shared: compare the load.
-"""
+*Time* is from the fault to the moment the controller's report of a hold is heard, in milliseconds. *Seen* counts the
+injections; a row "in process" is decided before anything runs, and counts generated inputs. *late*: right, but after
+the bound. T_a, the time-out for a policy, is 150 ms with the stub (10 Hz) and 200 ms with the real policy (7.5 Hz)."""
 
 
-def markdown(results: dict) -> str:
-    """The page docs/faults.md."""
-    load = results["machine"]["load"][0]
-    lines = [
-        HEAD,
-        f"Run of {results['date'][:10]}: {results['machine']['cpu_count']} cores, load {load:.1f}, Python "
-        f"{results['versions']['python']}. {results['rows_injected']} of 62 rows, {results['injections']} injections, "
-        f"{results['commands_checked']:,} commands checked, **{results['unsafe_commands']} unsafe**.",
+def headline(results: dict) -> str:
+    """The result in a sentence or two."""
+    rows = results["rows"]
+    unsafe, commands = results["unsafe_commands"], results["commands_checked"]
+    wrong = [row for row in rows if row["verdict"] not in ("ok", "late")]
+    late = [row for row in rows if row["verdict"] == "late"]
+    bounded = [row for row in rows if row["bound_ms"] and row["hold_ms"]]
+    text = (
+        f"**{unsafe or 'Not one'} of {commands:,} commands to the robot was unsafe while "
+        f"{results['rows_injected']} of the 62 faults were injected, {results['injections']:,} times into running "
+        f"processes and as {results['inputs']:,} damaged inputs.** "
+    )
+    text += f"In {len(rows) - len(wrong)} of {len(rows)} rows every injection ended in what was expected"
+    text += "; not in " + "; ".join(f"row {row['row']} ({row['fault']})" for row in wrong) + ". " if wrong else ". "
+    text += f"Of {len(bounded)} rows with a bound on the time to hold, {len(bounded) - len(late)} kept it every time"
+    text += "; not " + ", ".join(f"row {row['row']} ({row['fault']})" for row in late) + "." if late else "."
+    return text
+
+
+def line_of(row: dict) -> str:
+    """One line of the table."""
+    hold = row["hold_ms"]
+    times = " | ".join(f"{hold[key]:.0f}" for key in ("median", "p99", "max")) if hold else " | | "
+    if row["how"] == "processes":
+        seen = ", ".join(f"{count} x `{code}`" for code, count in row["seen"].items())
+    else:
+        seen = f"in process: {row['inputs']:,} x " + ", ".join(f"`{code}`" for code in row["seen"])
+    expected = " or ".join(f"`{code}`" for code in row["expected"])
+    verdict = row["verdict"] if row["verdict"] == "ok" else f"**{row['verdict']}**"
+    return (
+        f"| {row['row']} | {row['fault']} | {expected} | {seen} | {times} | {row['bound_ms'] or ''} | "
+        f"{sum(row['unsafe'].values())} | {verdict} |"
+    )
+
+
+def markdown(results: dict, plot: Path | None = None) -> str:
+    """The page docs/faults.md; plot: of the picture beside it, relative to the page."""
+    machine = results["machine"]
+    lines = ["# Faults, and what they end in", "", headline(results), "", HOW, ""]
+    load, date, python = machine["load"][0], results["date"][:10], results["versions"]["python"]
+    lines += [
+        f"Run of {date}: {machine['cpu_count']} cores, load {load:.1f} at its end, Python {python}. "
+        f"{results['disturbed']} trials were done again because the busy machine itself had made the arm hold; "
+        f"{results['late_stamps']} commands had a late stamp, which is no violation.",
         "",
-        "| Row | Fault | How | Expected | Seen | Times | Time, ms | Bound | Unsafe | Verdict |",
-        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in results["rows"]:
-        hold = row["hold_ms"]
-        times = f"{hold['median']:.0f} / {hold['p99']:.0f} / {hold['max']:.0f}" if hold else ""
-        seen = ", ".join(f"`{code}` x {count}" for code, count in row["seen"].items())
-        expected = " or ".join(f"`{code}`" for code in row["expected"])
-        lines.append(
-            f"| {row['row']} | {row['fault']} | {row['how']} | {expected} | {seen} | {row['trials']} | {times} | "
-            f"{row['bound_ms'] or ''} | {sum(row['unsafe'].values())} | {row['verdict']} |"
-        )
-    lines += ["", "## How these figures came about", "", *(f"- {text}" for text in results.get("runs", ["One run."]))]
+    if plot is not None:
+        lines += [f"![Time to hold per fault, with the bound]({plot.as_posix()})", ""]
+    first = 1
+    for last, title in GROUPS:
+        rows = [row for row in results["rows"] if first <= numbers_of(row)[0] <= last]
+        first = last + 1
+        if rows:
+            lines += [f"## {title}", "", "| Row | Fault | Expected | Seen | Median | p99 | Max | Bound | Unsafe | |"]
+            lines += ["|---|---|---|---|---|---|---|---|---|---|", *(line_of(row) for row in rows), ""]
+    lines += ["## What is not injected, or only in part", ""]
+    lines += [f"- Row {number}: {why}." for number, why in results["not_injected"].items()]
+    lines += [f"- Row {number}: not in this run." for number in never(results)]
     notes = [(row["row"], note) for row in results["rows"] for note in row["notes"]]
     lines += ["", "## Notes of the run", "", *(f"- Row {number}: {note}" for number, note in notes)]
-    lines += ["", "## What is not injected here, or only in part", ""]
-    lines += [f"- Row {number}: {why}." for number, why in results["not_injected"].items()]
     return "\n".join(lines) + "\n"

@@ -23,6 +23,7 @@ class Trial:
     hold_s: float | None = None
     ok: bool = True
     note: str = ""
+    inputs: int = 1  # how many generated inputs were tried in it
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,10 @@ class Outcome:
             "expected": list(self.row.expected),
             "seen": dict(self.codes),
             "trials": len(self.trials),
+            "inputs": sum(trial.inputs for trial in self.trials),
             "bound_ms": None if self.row.bound_s is None else round(self.row.bound_s * 1e3),
             "hold_ms": summary(times),
+            "times_ms": [round(float(time_ms), 1) for time_ms in times],
             "commands_checked": self.commands,
             "unsafe": dict(self.unsafe),
             "unsafe_examples": self.examples,
@@ -143,8 +146,11 @@ def summary(times_ms: np.ndarray) -> dict | None:
     return {"n": len(times_ms), **{name: round(float(value), 1) for name, value in figures.items()}}
 
 
-def run_row(row: Row, cell, repeats: int, on_trial: Callable[[], None]) -> Outcome:
-    """Injects a fault several times into one cell (None for rows without processes)."""
+def run_row(row: Row, cell, repeats: int, on_trial: Callable[[], None], patience: int = 3) -> Outcome:
+    """Injects a fault several times into one cell (None for rows without processes).
+
+    So many trials more than `repeats` may be disturbed by the machine and done again.
+    """
     outcome = Outcome(row, load=os.getloadavg()[0])
     started_s = time.monotonic()
     stream = cell.spy.stream if cell is not None else None
@@ -152,7 +158,7 @@ def run_row(row: Row, cell, repeats: int, on_trial: Callable[[], None]) -> Outco
         stream.flush()
         before = (stream.commands, stream.violations.copy(), len(stream.examples), stream.late_stamps)
         tracebacks = cell.processes.tracebacks()
-    while len(outcome.trials) < repeats and outcome.disturbed < repeats + 3:
+    while len(outcome.trials) < repeats and outcome.disturbed < repeats + patience:
         if sum(trial.code in ("TIMEOUT", "ASSERTION") for trial in outcome.trials) > 2:
             break  # the rest would only take time
         trial = run_trial(row, cell, len(outcome.trials))

@@ -33,6 +33,7 @@ def load_rows() -> None:
     from fault_injection import (  # noqa: F401
         authority_faults,
         camera_faults,
+        data_faults,
         file_faults,
         picture_faults,
         policy_faults,

@@ -141,7 +141,7 @@ class Spy:
         self._orders.publish(conversions.text_message(json.dumps(order)))
         return now_s
 
-    def call(self, kind, name: str, request=None, timeout_s: float = 10.0, repeat: bool = False):
+    def call(self, kind, name: str, request=None, timeout_s: float = 20.0, repeat: bool = False):
         """The response of a service; raises Timeout. With `repeat` it is asked again when no answer comes.
 
         A server that died is still in the graph for a while: the first request after its restart may go there.

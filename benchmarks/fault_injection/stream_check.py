@@ -57,6 +57,7 @@ class StreamCheck:
         self._beginnings: list[tuple[float, np.ndarray]] = []  # stamp and place, to be found among the measured
         self._measured: deque[tuple[float, np.ndarray]] = deque(maxlen=800)
         self._gripper: tuple[float, float] | None = None
+        self.knows_poses = True  # False while the measured poses cannot be heard
 
     # What is heard ----------------------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ class StreamCheck:
         self._samples.clear()
         place = np.concatenate([pose.position, np.zeros(3)])
         self._samples.extend((stamp_s - back_s, place) for back_s in (3.0, 2.0, 1.0, 0.0))
-        if not proven:
+        if not proven and self.knows_poses:
             self._beginnings.append((stamp_s, pose.position))
 
     def _check_beginnings(self, before_s: float) -> None:

@@ -40,7 +40,7 @@ def latched(cell, trial: Trial) -> Trial:
     fault="NaN, Inf or 1e308 in one of the seven numbers",
     expected="ACT_NONFINITE ACT_TOO_LARGE",
     cell="robot",
-    repeats=24,
+    repeats=28,
     quick=3,
     bound_s=0.05,
 )
@@ -59,7 +59,7 @@ def not_finite(cell, i: int) -> Trial:
     fault="6 or 8 numbers, a dimension of 0 or 3",
     expected="ACT_SHAPE",
     cell="robot",
-    repeats=12,
+    repeats=20,
     quick=2,
     bound_s=0.05,
 )
@@ -68,17 +68,18 @@ def wrong_shape(cell, i: int) -> Trial:
     return latched(cell, stopped(cell, cell.spy.order(count=1, **order), "ACT_SHAPE"))
 
 
-@row(14, fault="targets outside the workspace for 3 s", expected="WORKSPACE", cell="robot", repeats=4, quick=1)
+@row(14, fault="targets outside the workspace for 3 s", expected="WORKSPACE", cell="robot", repeats=8, quick=1)
 def outside(cell, i: int) -> Trial:
-    way = [np.eye(3)[i % 3] * (-1) ** (i // 3), np.array([-1, 1, 1]) / math.sqrt(3)][i == 3]
+    diagonal = i % 4 == 3
+    way = np.array([-1, 1, 1]) / math.sqrt(3) if diagonal else np.eye(3)[i % 4] * (-1) ** (i // 4)
     numbers = [*(0.05 * way), 0, 0, 0, 1.0]
     at_s = cell.spy.order(row=numbers, count=400)
     when_s, report = cell.spy.first_stop(at_s, ("WORKSPACE",), 12.0)
-    return Trial(report.code, None, note=f"{'xyz'[i % 3] if i < 3 else 'diagonal'} after {when_s - at_s:.1f} s")
+    return Trial(report.code, None, note=f"{'diagonal' if diagonal else 'xyz'[i % 4]} after {when_s - at_s:.1f} s")
 
 
 @row(
-    15, fault="step of 1 to 4 times the limit: shortened", expected="OK ACTION_STALE", cell="robot", repeats=8, quick=1
+    15, fault="step of 1 to 4 times the limit: shortened", expected="OK ACTION_STALE", cell="robot", repeats=20, quick=1
 )
 def too_large(cell, i: int) -> Trial:
     # Back and forth, so that it is the length and not the box that limits.
@@ -96,13 +97,13 @@ def too_large(cell, i: int) -> Trial:
     fault="step beyond 4 times the limit: refused",
     expected="ACT_TOO_LARGE",
     cell="robot",
-    repeats=8,
+    repeats=20,
     quick=1,
     bound_s=0.05,
 )
 def absurd(cell, i: int) -> Trial:
     size = (0.21, 1.0, 5.0, 100.0)[i % 4]
-    numbers = [size, 0, 0, 0, 0, 0, 1.0] if i < 4 else [0, 0, 0, 0, 5 * size, 0, 1.0]
+    numbers = [size, 0, 0, 0, 0, 0, 1.0] if i // 4 % 2 == 0 else [0, 0, 0, 0, 5 * size, 0, 1.0]
     return latched(cell, stopped(cell, cell.spy.order(row=numbers, count=1), "ACT_TOO_LARGE"))
 
 
@@ -125,7 +126,7 @@ def turning(cell, i: int) -> Trial:
     fault="the action follows another card or frame",
     expected="CONVENTION_MISMATCH FRAME_MISMATCH",
     cell="robot",
-    repeats=8,
+    repeats=20,
     quick=2,
 )
 def other_card(cell, i: int) -> Trial:
@@ -160,7 +161,7 @@ def new_task(cell, i: int) -> Trial:
     fault="the policy is killed (SIGKILL)",
     expected="ACTION_STALE",
     cell="robot",
-    repeats=10,
+    repeats=20,
     quick=1,
     bound_s=STOP_BOUND,
 )
@@ -208,7 +209,7 @@ def explained(cell, trial: Trial, at_s: float) -> Trial:
     fault="the policy is stopped for 2 s; what it says then is old",
     expected="ACTION_STALE",
     cell="robot",
-    repeats=6,
+    repeats=10,
     quick=1,
     bound_s=STOP_BOUND,
 )
@@ -230,7 +231,7 @@ def policy_stopped_long(cell, i: int) -> Trial:
     fault="a burst of 10 actions of an image 0.6 to 5 s old",
     expected="OBS_STALE",
     cell="robot",
-    repeats=10,
+    repeats=20,
     quick=2,
 )
 def old_burst(cell, i: int) -> Trial:
@@ -246,7 +247,7 @@ def old_burst(cell, i: int) -> Trial:
     fault="actions doubled, in the wrong order, of a session that is over",
     expected="SEQ_BACKWARDS SESSION_OVER",
     cell="robot",
-    repeats=9,
+    repeats=12,
     quick=2,
 )
 def wrong_order(cell, i: int) -> Trial:
@@ -278,7 +279,7 @@ def wrong_order(cell, i: int) -> Trial:
     fault="another session begins to speak amid an action",
     expected="SESSION_CHANGED",
     cell="robot",
-    repeats=10,
+    repeats=20,
     quick=2,
     bound_s=0.05,
 )
