@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from openvla_core.datasets.cameras import encode_png
-from openvla_core.training.charts import Line, chart
+from openvla_core.training.charts import LARGE, SMALL, Line, chart
 from openvla_core.training.metrics import part_names
 from openvla_core.training.watchers import History
 
 MOST_SAMPLES = 12
+_LEAST = {"x": 5.0, "y": 5.0, "z": 5.0, "roll": 1.0, "pitch": 1.0, "yaw": 1.0}  # full bars, in the units shown
 STYLE = """
 :root{--ink:#1d2430;--soft:#667085;--line:#e4e7ec;--page:#f7f8fa;--card:#fff;--train:#7aa7e8;--validation:#d9480f;
 --true:#1f7a4d;color-scheme:light dark}
@@ -23,7 +24,8 @@ body{margin:0 auto;padding:28px 20px 60px;max-width:1340px;background:var(--page
 font:14px/1.5 system-ui,sans-serif}
 h1{font-size:22px;margin:0 0 2px}h2{font-size:16px;margin:30px 0 10px}p{margin:4px 0;color:var(--soft)}
 .row{display:grid;gap:14px;grid-template-columns:repeat(auto-fill,minmax(320px,1fr))}
-.small{grid-template-columns:repeat(auto-fill,minmax(230px,1fr))}
+.small{grid-template-columns:repeat(auto-fill,minmax(235px,1fr))}
+.wide{grid-template-columns:repeat(auto-fill,minmax(290px,1fr))}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 12px}
 .chart{width:100%;height:auto;display:block}.title{font-size:13px;font-weight:600;fill:var(--ink)}
 .tick{font-size:10.5px;fill:var(--soft)}.grid{stroke:var(--line)}.line{fill:none;stroke-width:1.8}
@@ -34,8 +36,9 @@ dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:10p
 dt{color:var(--soft);font-size:12px}dd{margin:0;font-weight:600;overflow-wrap:anywhere}
 .sample img{width:100%;image-rendering:auto;border-radius:5px;display:block;background:var(--line)}
 .sample b{display:block;margin:8px 0 4px}table{width:100%;border-collapse:collapse;font-variant-numeric:tabular-nums}
-td,th{padding:1px 4px;text-align:right;font-weight:400;font-size:12px}td:first-child,th:first-child{text-align:left}
-th{color:var(--soft)}td svg{width:96px;height:14px;display:block}
+td,th{padding:1px 3px;white-space:nowrap;text-align:right;font-weight:400;font-size:12px}
+td:first-child,th:first-child{text-align:left}
+th{color:var(--soft)}td svg{width:72px;height:14px;display:block}
 .p{fill:var(--validation)}.t{fill:var(--true)}.z{stroke:var(--soft)}
 """
 
@@ -111,7 +114,7 @@ def _curves(history: History, units: Mapping[str, tuple[str, float]]) -> str:
     for name in names:
         unit, factor = units.get(name.removeprefix("l1_"), ("", 1.0))
         title = f"L1 of {name.removeprefix('l1_')}" + (f", {unit}" if unit else "")
-        small.append(_chart(history, name, title, low=0.0, factor=factor))
+        small.append(_chart(history, name, title, low=0.0, factor=factor, size=SMALL))
     parts = f"<h2>Per number of the action</h2><div class='row small'>{''.join(small)}</div>" if small else ""
     return f"<div class='row'>{''.join(big)}</div>{parts}"
 
@@ -123,12 +126,13 @@ def _chart(
     low: float | None = None,
     high: float | None = None,
     factor: float = 1.0,
+    size: tuple[int, int] = LARGE,
 ) -> str:
     lines = [
         Line(label, [(step, factor * value) for step, value in history.curve(kind, name)], dots=kind == "validation")
         for kind, label in (("step", "training"), ("validation", "validation"))
     ]
-    return f"<div class='card'>{chart(title, lines, low, high)}</div>"
+    return f"<div class='card'>{chart(title, lines, low, high, size)}</div>"
 
 
 def _samples(samples: Sequence[Mapping[str, Any]], units: Mapping[str, tuple[str, float]]) -> str:
@@ -138,11 +142,13 @@ def _samples(samples: Sequence[Mapping[str, Any]], units: Mapping[str, tuple[str
     dimensions = max(len(sample["true"]) for sample in shown)
     values = [[*sample[key], *[0.0] * dimensions][:dimensions] for sample in shown for key in ("predicted", "true")]
     largest = np.abs(np.array(values, dtype=np.float64)).max(axis=0)
-    cards = "".join(_sample(sample, units, largest) for sample in shown)
+    # Noise about zero is not drawn as large as a motion.
+    small = [_LEAST.get(name, 0.0) / units.get(name, ("", 1.0))[1] for name in part_names(dimensions)]
+    cards = "".join(_sample(sample, units, np.maximum(largest, small)) for sample in shown)
     return (
         "<h2>Samples of held-out episodes</h2><p>"
         "<span class='key' style='background:var(--validation);margin-left:0'></span>predicted"
-        f"<span class='key' style='background:var(--true)'></span>true</p><div class='row small'>{cards}</div>"
+        f"<span class='key' style='background:var(--true)'></span>true</p><div class='row wide'>{cards}</div>"
     )
 
 
@@ -153,13 +159,18 @@ def _sample(sample: Mapping[str, Any], units: Mapping[str, tuple[str, float]], l
         unit, factor = units.get(name, ("", 1.0))
         predicted, true = (float(sample[key][place]) for key in ("predicted", "true"))
         bar = _bars(predicted, true, float(largest[place]))
-        numbers = "".join(f"<td>{factor * value:.3g}</td>" for value in (predicted, true))
+        numbers = "".join(f"<td>{_short(factor * value)}</td>" for value in (predicted, true))
         rows.append(f"<tr><td>{escape(name)}</td><td>{bar}</td>{numbers}<td>{unit}</td></tr>")
     return (
         f"<div class='card sample'><img alt='' src='data:image/png;base64,{picture}'>"
         f"<b>{escape(str(sample['instruction']))}</b><table><tr><th></th><th></th><th>predicted</th><th>true</th>"
         f"<th></th></tr>{''.join(rows)}</table></div>"
     )
+
+
+def _short(value: float) -> str:
+    text = f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _bars(predicted: float, true: float, largest: float) -> str:

@@ -21,17 +21,21 @@ def validate(trainer: "Trainer") -> tuple[dict[str, float], list[dict[str, Any]]
     device, collate = trainer.ranks.device, trainer.data.collate
     metrics = Metrics(trainer.base.config, collate.dimensions, device)
     samples: list[dict[str, Any]] = []
+    seen, apart = 0, max(1, len(trainer.data.validation.steps) // trainer.ranks.world // SAMPLES)
     trainer.module.eval()
     for steps, batch in trainer.data.validation.batches(trainer.recipe.batch_size, trainer.ranks):
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         with torch.autocast(device.type, trainer.dtype, enabled=trainer.dtype != torch.float32):
             logits = trainer.module(batch["input_ids"], trainer.pixels(batch), batch["places"])
         predicted = metrics.add(row_loss(logits, batch["targets"]), logits, batch)
-        if len(samples) < SAMPLES and trainer.ranks.first:
+        if trainer.ranks.first:
             is_action = batch["dimensions"] < collate.dimensions
             values = metrics.values(predicted[is_action]).cpu().split([step.actions.size for step in steps])
-            for step, numbers in zip(steps[: SAMPLES - len(samples)], values, strict=False):
-                samples.append(_sample(trainer, step, numbers.numpy()))
+            # From all over the episodes: neighbouring frames show the same.
+            for place, (step, numbers) in enumerate(zip(steps, values, strict=True), start=seen):
+                if place % apart == 0 and len(samples) < SAMPLES:
+                    samples.append(_sample(trainer, step, numbers.numpy()))
+            seen += len(steps)
     trainer.module.train()
     return metrics.read(trainer.ranks.all_sum), samples
 
