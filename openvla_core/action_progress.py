@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from openvla_core.action_intake import Chunk
 from openvla_core.chunk_goals import ChunkGoals
 from openvla_core.verdict import Verdict, hold
 
@@ -23,6 +24,19 @@ class Accepted:
     rotation: np.ndarray
     gripper: float
     reasons: tuple[str, ...]
+
+
+def accepted_of(chunk: Chunk, goals: ChunkGoals) -> Accepted:
+    """What is reported of a chunk that became these goals."""
+    return Accepted(
+        session_id=chunk.session_id,
+        sequence=chunk.sequence,
+        image_stamp_ns=chunk.stamp_ns,
+        translation=goals.translation,
+        rotation=goals.rotation,
+        gripper=goals.goals[0].gripper or 0.0,
+        reasons=goals.reasons,
+    )
 
 
 def action_timeout_s(rate_hz: float) -> float:

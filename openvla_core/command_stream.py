@@ -1,5 +1,6 @@
 """The stream of commands: where it is, where it aims, and how it finds back to where the arm really is."""
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -129,10 +130,19 @@ class CommandStream:
         if now_s - self._followed_s > VOTES_LAST_S:
             self.forget_votes()
         self._limiter.brake(dt)
-        if self._limiter.at_rest:
-            # What is left of an interrupted action is over: the next step starts here.
-            self._adapter.reset(self._limiter.pose)
+        # What is left of an interrupted action is over: the next step starts where the stream comes to rest.
+        self._adapter.reset(self._standstill())
         return self._command(now_s, active=False)
+
+    def _standstill(self) -> Pose:
+        """Where the stream comes to rest when it goes on braking."""
+        assert self._limiter is not None
+        if self._limiter.at_rest:
+            return self._limiter.pose
+        ahead = copy.copy(self._limiter)  # its state is replaced, never changed
+        while not ahead.at_rest:
+            ahead.brake(1.0)
+        return ahead.pose
 
     def is_off(self, measured: Pose) -> bool:
         """Whether the arm is elsewhere than commanded by more than the tracking tolerance."""

@@ -18,12 +18,13 @@ import numpy as np
 
 from openvla_core import safety
 from openvla_core.action_intake import ActionIntake, Chunk
-from openvla_core.action_progress import Accepted, ActionProgress, action_timeout_s
+from openvla_core.action_progress import Accepted, ActionProgress, accepted_of, action_timeout_s
 from openvla_core.chunk_goals import chunk_goals
 from openvla_core.command_stream import CommandStream
 from openvla_core.conventions import ActionConvention
 from openvla_core.errors import ConventionError
 from openvla_core.estop import EmergencyStop
+from openvla_core.permission import Permission
 from openvla_core.pose_watch import PoseWatch
 from openvla_core.supervisor_settings import SupervisorSettings
 from openvla_core.types import Pose, Problem, SafeAction
@@ -32,9 +33,6 @@ from openvla_core.verdict import State, Verdict, hold
 __all__ = ["Accepted", "Command", "State", "Supervisor", "SupervisorSettings", "Verdict", "action_timeout_s"]
 
 WAITING = hold("WAITING", "waiting for the first action.")
-STOPPED = Verdict(State.STANDBY, "STOPPED", "Stopped: nothing is sent until start.")
-PAUSED = Verdict(State.HOLD, "PAUSED", "Paused: holding until start.")
-MULTI_PUB = hold("MULTI_PUB", "more than one process publishes actions. Stop all but one.")
 # A process that slept this long between two ticks starts again from where the arm is.
 LONGEST_GAP_S = 0.25
 # The two clocks of one machine part by more than this within a tick only when the ROS clock was set.
@@ -63,47 +61,53 @@ class Supervisor:
         self.settings = settings
         self.convention = convention
         self.progress = ActionProgress(settings.max_observation_age_s)
-        self.estop = EmergencyStop(settings.estop_required, settings.estop_timeout_s)
         self._poses = PoseWatch(settings)
+        estop = EmergencyStop(settings.estop_required, settings.estop_timeout_s)
+        self._permission = Permission(estop, self._poses)
         self._intake = ActionIntake(convention, settings.base_frame, settings.max_observation_age_s)
         self._stream = CommandStream(settings, convention.gripper_threshold)
-        self._running = False
-        self._paused = False
         self._follows = True
-        self._fault: Verdict | None = None
-        self._backend: Problem | None = None
-        self._publishers = 1
         self._last_tick_s = math.nan
         self._clock_offset_s = math.nan
 
     def carry_over(self, estop: EmergencyStop, fault: Verdict | None) -> None:
         """Goes on with the emergency stop and the fault of an earlier supervisor: only a reset ends them."""
-        self.estop = estop
-        self._fault = fault
+        self._permission.estop = estop
+        self._permission.fault = fault
 
     # Orders ---------------------------------------------------------------------------------------------------
 
     def start(self, now_s: float) -> tuple[bool, str]:
         """Allows motion, from the measured pose when nothing was sent; after a fault or e-stop only after reset."""
-        latched = self._latched(now_s)
+        latched = self._permission.latched(now_s)
         if latched:
             return False, f"Not started. {latched.sentence}"
-        if self._backend is not None:
-            return False, f"Not started: {self._backend.sentence}"
-        self._running, self._paused = True, False
+        if self._permission.backend is not None:
+            return False, f"Not started: {self._permission.backend.sentence}"
+        self._permission.running, self._permission.paused = True, False
         if not self._stream.is_on:
             self._stream.forget_gripper()  # a person may have opened it since
         self.progress.interrupt(WAITING)
-        return True, "Started: the arm moves when actions arrive."
+        return True, f"Started: the arm moves when actions arrive.{self._outside()}"
+
+    def _outside(self) -> str:
+        """What to expect of an arm that starts outside the box, or nothing."""
+        newest, low, high = self._poses.newest, self.settings.workspace_low, self.settings.workspace_high
+        if newest is None or (np.clip(newest.position, low, high) == newest.position).all():
+            return ""
+        return (
+            f" The tool is outside the workspace box: whatever an action asks for, it brings the tool up to "
+            f"{self.settings.max_translation:g} m nearer to it, and never further out."
+        )
 
     def stop(self) -> tuple[bool, str]:
         """Brakes, then sends nothing more until start."""
-        self._running, self._paused = False, False
+        self._permission.running, self._permission.paused = False, False
         return True, "Stopped: nothing is sent until start."
 
     def pause(self) -> tuple[bool, str]:
         """Brakes and holds the pose until start."""
-        self._paused = True
+        self._permission.paused = True
         return True, "Paused: holding until start."
 
     def reset(self, now_s: float) -> tuple[bool, str]:
@@ -119,9 +123,9 @@ class Supervisor:
         if not done:
             return False, f"{sentence} Nothing was reset."
         if self.estop.verdict(now_s):
-            self._running = False
+            self._permission.running = False
         self.estop.clear()
-        self._fault = None
+        self._permission.fault = None
         return True, "Reset: the measured pose becomes the commanded one."
 
     def set_follows(self, follows: bool, now_s: float) -> tuple[bool, str]:
@@ -135,7 +139,7 @@ class Supervisor:
                 return False, f"No fresh robot pose: {self._poses.silence().sentence}"
             # The arm has heard nothing of the poses that were commanded until now: a start begins where it is.
             self._stream.end()
-            self._running = self._paused = False
+            self._permission.running = self._permission.paused = False
             self.progress.interrupt(WAITING)
         self._follows = follows
         if follows:
@@ -154,19 +158,19 @@ class Supervisor:
 
     def on_publishers(self, count: int, now_s: float) -> None:
         """How many processes publish actions. More than one is nobody; one that appears amid an action is a fault."""
-        if count > 1 and self._publishers <= 1 and self.verdict(now_s).state == State.ACTIVE:
-            self._latch(Problem("MULTI_PUB", "A second process began to publish actions. Stop all but one."))
-        self._publishers = count
+        if count > 1 and self._permission.publishers <= 1 and self.verdict(now_s).state == State.ACTIVE:
+            self._permission.latch(Problem("MULTI_PUB", "A second process began to publish actions. Stop all but one."))
+        self._permission.publishers = count
 
     def on_backend(self, problem: Problem | None) -> None:
         """What keeps commands from the robot, None when nothing does; a latched problem is a fault."""
-        self._backend = problem
-        if problem is not None and problem.latched and self._running:
-            self._latch(problem)
+        self._permission.backend = problem
+        if problem is not None and problem.latched and self._permission.running:
+            self._permission.latch(problem)
 
     def on_internal_error(self) -> None:
         """Notes that a part of the controller failed in a way that nobody foresaw: a fault."""
-        self._latch(Problem("INTERNAL", "an unexpected error in the controller; see its log", latched=True))
+        self._permission.latch(Problem("INTERNAL", "an unexpected error in the controller; see its log", latched=True))
 
     def on_pose(self, pose: Pose, stamp_ns: int, frame: str, now_s: float) -> None:
         """Keeps a measured pose; one in another frame or not newer than the last does not count, a jump is a fault."""
@@ -211,7 +215,7 @@ class Supervisor:
 
     def on_malformed(self, sentence: str) -> None:
         """Notes a message that does not even have the form of a chunk: a fault."""
-        if self._running:
+        if self._permission.running:
             self._refuse(Problem("ACT_SHAPE", sentence.rstrip("."), latched=True))
 
     def _carry_out(self, chunk: Chunk, ros_now_ns: int, now_s: float) -> Problem | None:
@@ -230,36 +234,27 @@ class Supervisor:
         # A message must not be able to stretch its own time-out.
         rate_hz = chunk.rate_hz if card_hz / 4 <= chunk.rate_hz <= card_hz * 4 else card_hz
         self._stream.take(goals.goals, now_s, 1.0 / rate_hz)
-        accepted = Accepted(
-            session_id=chunk.session_id,
-            sequence=chunk.sequence,
-            image_stamp_ns=chunk.stamp_ns,
-            translation=goals.translation,
-            rotation=goals.rotation,
-            gripper=goals.goals[0].gripper or 0.0,
-            reasons=goals.reasons,
-        )
-        self.progress.accept(accepted, rate_hz, len(rows), (ros_now_ns - chunk.stamp_ns) * 1e-9, now_s)
+        self.progress.accept(accepted_of(chunk, goals), rate_hz, len(rows), (ros_now_ns - chunk.stamp_ns) * 1e-9, now_s)
         return None
 
     def _refuse(self, problem: Problem) -> None:
         self.progress.refuse(problem.code, problem.sentence)
         if problem.latched:
-            self._latch(problem)
+            self._permission.latch(problem)
 
     def _on_pose_problem(self, problem: Problem | None) -> None:
         if problem is not None and self._stream.is_on:
-            self._latch(problem)
+            self._permission.latch(problem)
 
-    def _latch(self, problem: Problem) -> None:
-        """The first fault is the one to tell: the others may follow from it."""
-        sentence = f"{problem.sentence[:1].upper()}{problem.sentence[1:].rstrip('.')}. Holding until reset is called."
-        self._fault = self._fault or Verdict(State.FAULT, problem.code, sentence)
+    @property
+    def estop(self) -> EmergencyStop:
+        """The emergency stop."""
+        return self._permission.estop
 
     @property
     def fault(self) -> Verdict | None:
         """The fault that is latched, None when there is none."""
-        return self._fault
+        return self._permission.fault
 
     @property
     def at_rest(self) -> bool:
@@ -282,28 +277,10 @@ class Supervisor:
             return self.progress.idle
         return Verdict(State.ACTIVE, "OK", "Following the policy.")
 
-    def _latched(self, now_s: float) -> Verdict | None:
-        return self.estop.verdict(now_s) or self._fault
-
     def _blocked(self, now_s: float) -> Verdict | None:
-        """Why no action may be carried out, most serious reason first; None when one may."""
-        latched = self._latched(now_s)
-        if latched:
-            return latched
-        if not self._running:
-            return Verdict(STOPPED.state, self._backend.code, self._backend.sentence) if self._backend else STOPPED
-        if not self._poses.is_fresh(now_s):
-            missing = self._poses.silence()
-            return hold(missing.code, missing.sentence)
-        if self._backend is not None:
-            return hold(self._backend.code, self._backend.sentence)
-        if self._publishers > 1:
-            return MULTI_PUB
-        if self._paused:
-            return PAUSED
-        if self._stream.rebase_wanted:
-            return self.progress.idle
-        return None
+        """Why no action may be carried out; None when one may."""
+        waits = self.progress.idle if self._stream.rebase_wanted else None
+        return self._permission.refusal(now_s) or waits
 
     # The stream -----------------------------------------------------------------------------------------------
 
@@ -313,12 +290,12 @@ class Supervisor:
         self._last_tick_s = now_s
         measured = self._poses.newest if self._poses.is_fresh(now_s) else None
         if not self._stream.is_on:
-            if not self._running or measured is None or self._latched(now_s):
+            if not self._permission.running or measured is None or self._permission.latched(now_s):
                 return None
             self._stream.begin(measured, now_s)
             gap_s = 0.0
         if gap_s > LONGEST_GAP_S:
-            self._stream.stand_still(now_s, rebase=self._fault is None)
+            self._stream.stand_still(now_s, rebase=self._permission.fault is None)
             self.progress.interrupt(hold("TICK_LATE", "the controller was paused; waiting for the next action."))
         self._check_tracking(measured, now_s)
         verdict = self.verdict(now_s)
@@ -339,7 +316,7 @@ class Supervisor:
             if self._stream.is_off(measured):
                 self._stream.rebase()
             return
-        watched = measured if self._follows and not self._fault else None
+        watched = measured if self._follows and not self._permission.fault else None
         if self._stream.lost_track(watched, now_s) and not self._stream.rebase_wanted:
             self._stream.rebase()
             self.progress.interrupt(hold("TRACKING", "the arm did not follow its commands; it is held where it is."))

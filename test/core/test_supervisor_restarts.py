@@ -8,6 +8,7 @@ from supervisor_bench import CARD, HOME, SETTINGS, TICK, Bench
 
 from openvla_core import rotations
 from openvla_core.supervisor import State
+from openvla_core.types import Pose
 
 
 def test_after_a_dry_run_the_first_real_command_is_where_the_arm_is():
@@ -105,6 +106,48 @@ def test_what_was_interrupted_is_not_taken_up_again_by_an_action_that_asks_for_n
         bench.run(0.2)
     assert np.linalg.norm(bench.arm.position - held.position) < 1e-9
     assert np.linalg.norm(rotations.rotation_between(bench.arm.quaternion, held.quaternion)) < 1e-9
+
+
+@pytest.mark.parametrize("ticks_later", [1, 2, 3])
+def test_an_action_amid_the_stop_of_a_hold_starts_where_the_stop_ends(ticks_later):
+    """It was once added to the goal of the action before the hold: a step of nothing went on to the old goal."""
+
+    def stopped_amid_a_step(then_acts: bool) -> Bench:
+        bench = Bench(card=dataclasses.replace(CARD, reference="commanded"))
+        bench.supervisor.on_instruction("pick up the red cube")
+        bench.act((0.05, 0, 0, 0, 0, 0.25, 1.0), age_s=0.0)
+        bench.run(0.1)
+        bench.supervisor.on_instruction("push")
+        bench.run(ticks_later * TICK)
+        assert bench.sent[-1].safe.velocity.any(), "still braking"
+        if then_acts:
+            bench.act([0.0] * 6 + [1.0], age_s=0.0, instruction="push")
+            assert bench.verdict.state == State.ACTIVE
+        bench.run(1.0)
+        return bench
+
+    acted, held = stopped_amid_a_step(True), stopped_amid_a_step(False)
+    assert np.linalg.norm(acted.arm.position - held.arm.position) < 1e-6
+    assert np.linalg.norm(rotations.rotation_between(acted.arm.quaternion, held.arm.quaternion)) < 1e-6
+    assert np.linalg.norm(held.arm.position - HOME.position) < 0.049, "short of the old goal"
+
+
+def test_a_robot_that_starts_outside_the_box_is_told_what_to_expect_and_comes_in_one_step_per_action():
+    settings = dataclasses.replace(SETTINGS, workspace_low=(0.70, -0.4, 0.02), workspace_high=(0.9, 0.4, 0.8))
+    bench = Bench(limits=settings)
+    sentence = bench.supervisor.start(bench.now_s)[1]
+    assert "outside the workspace box" in sentence and "0.05 m" in sentence
+    assert bench.travel(1.0) == 0.0, "without an action it stays where it is"
+    for step in (-0.001, 0.001):
+        before = bench.arm.position
+        bench.act((step, 0, 0, 0, 0, 0, 1.0), age_s=0.0)
+        bench.run(1.0)
+        way = bench.arm.position - before
+        assert 0.0 <= way[0] <= settings.max_translation + 1e-9 and abs(way[1:]).max() < 1e-9
+    bench.supervisor.pause()
+    bench.arm = Pose(np.array([0.8, 0.0, 0.3]), HOME.quaternion)
+    bench.run(1.0)
+    assert "outside" not in bench.supervisor.start(bench.now_s)[1]
 
 
 def test_a_commanded_reference_never_turns_far_ahead_of_the_arm():
