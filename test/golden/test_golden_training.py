@@ -1,5 +1,6 @@
 """A labelled batch: its ids, loss, metrics, gradients and five optimizer steps are those of the published code."""
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,13 @@ from torch import Tensor
 
 from openvla_core.action_tokenizer import ActionTokenizer
 from openvla_core.checkpoint import load_checkpoint
+from openvla_core.datasets.episode import PRIMARY, EncodedFrames, Episode
+from openvla_core.datasets.streaming.shard_writer import write_shards
 from openvla_core.model import OpenVLA
 from openvla_core.prompt import training_sequence
+from openvla_core.training.metrics import PARTS
+from openvla_core.training.recipe import recipe_from_mapping
+from openvla_core.training.trainer import Trainer
 
 FIRST_ID = 31744
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -75,6 +81,58 @@ def test_loss_metrics_and_gradients_agree(golden_checkpoint, expected, inputs, t
 
 
 @pytest.fixture(scope="module")
+def demonstrations(golden, expected, tmp_path_factory):
+    """The labelled batch as a data set: one step per episode, and statistics that leave every number as it is."""
+    folder = tmp_path_factory.mktemp("golden") / "batch"
+    episodes = (as_episode(golden / "images", i, entry) for i, entry in enumerate(expected["samples"]))
+    write_shards(episodes, folder, "batch")
+    description = json.loads((folder / "dataset.json").read_text())
+    description["statistics"]["action"] |= {"q01": [-1.0] * 7, "q99": [1.0] * 7, "mask": [False] * 7}
+    description["statistics"]["action"] |= {"min": [-1.0] * 7, "max": [1.0] * 7}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
+def as_episode(images, number, entry) -> Episode:
+    return Episode(
+        name=f"sample {number}",
+        instruction=entry["task"],
+        images={PRIMARY: EncodedFrames([(images / entry["image"]).read_bytes()])},
+        actions=np.array(entry["action"], dtype=np.float32)[None],
+        state={},
+        times_s=np.zeros(1),
+        rate_hz=5.0,
+    )
+
+
+class Figures:
+    """A watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, float]] = []
+
+    def on_start(self, facts) -> None: ...
+
+    def on_step(self, step, figures) -> None:
+        self.told.append(dict(figures))
+
+    def on_validation(self, step, figures, samples) -> None: ...
+
+    def on_end(self, facts) -> None: ...
+
+
+def training(golden_checkpoint, demonstrations, out, **changes) -> tuple[Trainer, list[dict[str, float]]]:
+    """A training on the labelled batch alone, as the published five steps were made."""
+    recipe = {
+        "base": str(golden_checkpoint), "data": str(demonstrations), "out": str(out), "strategy": "full",
+        "learning_rate": 5e-4, "weight_decay": 0.01, "clip_norm": 0.0, "max_steps": 5, "log_every": 1, "workers": 0,
+        "batch_size": 3, "validation_share": 0.0, "stop_accuracy": None, **changes,
+    }  # fmt: skip
+    watcher = Figures()
+    return Trainer(recipe_from_mapping(recipe), watchers=[watcher]), watcher.told
+
+
+@pytest.fixture(scope="module")
 def double_run(golden_checkpoint, inputs) -> "Run":
     return Run.of(to_double(load_checkpoint(golden_checkpoint).model), inputs)
 
@@ -97,6 +155,48 @@ def test_five_optimizer_steps_in_float32_agree_but_for_the_sign_of_nothing(
     np.testing.assert_allclose(Run.of(model, inputs).losses, published, rtol=1e-3)
     model = load_checkpoint(golden_checkpoint).model
     np.testing.assert_allclose(Run.of(model, inputs, double_run.first_gradients).losses, published, rtol=1e-4)
+
+
+def test_the_trainer_computes_the_published_figures(golden_checkpoint, demonstrations, expected, tmp_path):
+    """Through data set, loader, head on some rows and optimizer. Of the five losses see below, too."""
+    trainer, told = training(golden_checkpoint, demonstrations, tmp_path / "out")
+    trainer.run()
+    losses, published = [figures["loss"] for figures in told], expected["adamw_lr5e-4_losses"]
+    assert losses[0] == pytest.approx(expected["loss"], rel=1e-5)
+    np.testing.assert_allclose(losses, published, rtol=1e-3)
+    assert told[0]["accuracy"] == pytest.approx(expected["action_accuracy"], abs=1e-6)
+    assert told[0]["l1"] == pytest.approx(expected["l1_loss"], abs=1e-9)
+    assert told[0]["gradient_norm"] == pytest.approx(expected["total_grad_norm"], rel=1e-4)
+    # These statistics leave numbers as they are, so the parts are the same distance.
+    assert np.mean([told[0][f"l1_{part}"] for part in PARTS]) == pytest.approx(told[0]["l1"], rel=1e-6)
+
+
+def test_the_trainer_takes_the_published_steps(golden_checkpoint, demonstrations, expected, double_run, tmp_path):
+    """The first gradients are those of float64, for the reason given below."""
+    trainer, told = training(golden_checkpoint, demonstrations, tmp_path / "out")
+    take, first = trainer.optimizer.step, dict(double_run.first_gradients)
+
+    def step() -> None:
+        while first:
+            name, gradient = first.popitem()
+            trainer.trainable[name].grad = gradient.float()
+        take()
+
+    trainer.optimizer.step = step
+    trainer.run()
+    losses = [figures["loss"] for figures in told]
+    np.testing.assert_allclose(losses, expected["adamw_lr5e-4_losses"], rtol=1e-4)
+
+
+def test_the_trainer_has_the_published_gradients(golden_checkpoint, demonstrations, expected, tmp_path):
+    trainer, _ = training(golden_checkpoint, demonstrations, tmp_path / "out")
+    gradients = {}
+    trainer.optimizer.step = lambda: gradients.update(
+        {name: p.grad.norm().item() for name, p in trainer.trainable.items() if p.grad is not None}
+    )
+    trainer._take_step(trainer._batches())
+    assert {name: gradients[name] for name in expected["grad_norms"]} == pytest.approx(expected["grad_norms"], rel=1e-4)
+    assert sorted(set(trainer.trainable) - set(gradients)) == expected["params_without_grad"]
 
 
 @dataclass(frozen=True)
