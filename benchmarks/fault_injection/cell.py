@@ -232,7 +232,7 @@ class JointCell(RobotCell):
     fake_arguments = ()
     controller_arguments = (
         "-p", f"convention:={CARD}", "-p", "backend:=joint_trajectory", "-p", "pose_source:=joints",
-        "-p", "joint_trajectory.gripper:=none",
+        "-p", "joint_trajectory.gripper:=none", "-p", "joint_trajectory.robot_state:=''",
     )  # fmt: skip
 
 

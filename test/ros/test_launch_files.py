@@ -14,12 +14,23 @@ from openvla_core.arm_chains import CHAINS
 from openvla_core.errors import ConfigError
 from openvla_core.safety_settings import check_safety_settings
 from openvla_ros import bringup, topics
+from openvla_ros.backends.crisp import CrispSettings
+from openvla_ros.backends.interbotix import InterbotixSettings
+from openvla_ros.backends.joint_trajectory import JointTrajectorySettings
+from openvla_ros.backends.servo import ServoSettings
 from openvla_ros.controller_node import ControllerSettings
 from openvla_ros.policy_node import PolicySettings
 from openvla_ros.say import SaySettings
 from openvla_ros.sim_node import SimSettings
 from openvla_ros.system import DEFAULT_BACKENDS, ROBOTS, SystemArguments, arguments_from, describe_system
 
+BACKEND_SETTINGS = {
+    "crisp": CrispSettings,
+    "servo_twist": ServoSettings,
+    "servo_pose": ServoSettings,
+    "joint_trajectory": JointTrajectorySettings,
+    "interbotix": InterbotixSettings,
+}
 ROOT = Path(__file__).resolve().parents[2]
 # record.launch.py has arguments of its own: test_recording_plan.py.
 LAUNCH_FILES = sorted(path for path in (ROOT / "launch").glob("*.launch.py") if path.name != "record.launch.py")
@@ -73,6 +84,9 @@ def test_every_parameter_in_a_file_exists_and_has_a_valid_value(path):
     for section, content in yaml.safe_load(path.read_text()).items():
         cls = SETTINGS[section.removeprefix("/**/")]
         fields = {field.name: field for field in dataclasses.fields(cls)}
+        if section.endswith("controller_node"):
+            for backend, own in BACKEND_SETTINGS.items():
+                fields |= {f"{backend}.{field.name}": field for field in dataclasses.fields(own)}
         for name, value in content["ros__parameters"].items():
             assert name in fields, f"{path.name}: {section} has no parameter {name}"
             check_setting(fields[name], value)
@@ -119,6 +133,15 @@ def test_a_robots_links_are_those_of_its_arm_and_its_limits_can_be_used(robot):
     assert (settings.base_frame, settings.tool_link) == (chain.base_link, chain.tool_link)
     assert settings.max_speed <= 0.25, "reduced speed"
     assert settings.backend == DEFAULT_BACKENDS[robot]
+
+
+def test_the_reflexes_of_a_franka_are_watched_by_every_backend_that_can():
+    files = yaml.safe_load((ROOT / "config/robots/franka.yaml").read_text())
+    values = files["/**/controller_node"]["ros__parameters"]
+    able = {name for name, own in BACKEND_SETTINGS.items() if "robot_state" in names_of(own)}
+    assert len(able) == 4
+    for backend in able:
+        assert values[f"{backend}.robot_state"] == "franka_robot_state_broadcaster/robot_state"
 
 
 def test_a_parameter_file_cannot_turn_the_simulation_into_a_robot(tiny_checkpoint):
