@@ -17,12 +17,12 @@ import platform
 import random
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from datetime import date
 from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from openvla_core.training.versions import library_versions
 
 STEPS, SAVE_EVERY = 24, 5
 ADDRESS = "127.0.0.1"
+FORK = get_context("fork")
 
 
 # What is trained --------------------------------------------------------------------------------------------------
@@ -85,14 +86,17 @@ def episode(rng: np.random.Generator, number: int, steps: int = 12) -> Episode:
     )
 
 
-class Printer:
+class Reporter:
     """Tells the one who kills how far the training is."""
 
+    def __init__(self, reached: Any) -> None:
+        self._reached = reached
+
     def on_start(self, facts: Any) -> None:
-        print(f"step {facts['step']}", flush=True)
+        self._reached.value = facts["step"]
 
     def on_step(self, step: int, figures: Any) -> None:
-        print(f"step {step}", flush=True)
+        self._reached.value = step
 
     def on_validation(self, step: int, figures: Any, samples: Any) -> None:
         pass
@@ -101,60 +105,48 @@ class Printer:
         pass
 
 
-def child(recipe_file: Path) -> None:
+def child(recipe: dict[str, Any], rank: int, world: int, port: int, reached: Any) -> None:
     """One process of a training, to its end."""
-    recipe = recipe_from_mapping(json.loads(recipe_file.read_text(encoding="utf-8")))
-    with ranks(recipe.device) as here:
-        Trainer(recipe, here, [Printer()]).run()
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": ADDRESS, "MASTER_PORT": str(port),
+    }  # fmt: skip
+    with ranks(recipe["device"]) as here:
+        Trainer(recipe_from_mapping(recipe), here, [Reporter(reached)]).run()
 
 
 # The one that kills -----------------------------------------------------------------------------------------------
 
 
-def start(recipe: dict[str, Any], world: int) -> list[subprocess.Popen]:
-    """The processes of a training; the first one prints where it is."""
-    out = Path(recipe["out"])
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "recipe.json"
-    file.write_text(json.dumps(recipe), encoding="utf-8")
-    port = str(free_port())
-    processes = []
-    for rank in range(world):
-        environment = {
-            **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-            "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": ADDRESS, "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        with (out / f"errors-{rank}.txt").open("a") as errors:
-            command = [sys.executable, __file__, "--child", str(file)]
-            output = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
-            processes.append(subprocess.Popen(command, stdout=output, stderr=errors, text=True, env=environment))
-    return processes
+def start(recipe: dict[str, Any], world: int) -> tuple[list[ForkProcess], Any]:
+    """The processes of a training, forked so that they need not import anything, and the step they have reached."""
+    reached, port = FORK.Value("q", -1, lock=False), free_port()
+    processes = [FORK.Process(target=child, args=(recipe, rank, world, port, reached)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    return processes, reached
 
 
 def finish(recipe: dict[str, Any], world: int) -> str:
     """Runs a training to its end; the digest of the weights and moments it ends with."""
-    processes = start(recipe, world)
+    processes, _ = start(recipe, world)
     for process in processes:
-        process.communicate()
-    codes = [process.returncode for process in processes]
-    errors = "".join(path.read_text() for path in Path(recipe["out"]).glob("errors-*.txt"))
-    assert codes == [0] * world, f"the training ended with {codes}:\n{errors[-2000:]}"
+        process.join()
+    codes = [process.exitcode for process in processes]
+    assert codes == [0] * world, f"the training ended with {codes}"
     return digest(Path(recipe["out"]) / CHECKPOINTS / f"step-{recipe['max_steps']:08d}")
 
 
 def kill_at(recipe: dict[str, Any], world: int, step: int, delay_s: float) -> None:
-    """Starts a training and kills all of its processes `delay_s` after it reports a step."""
-    processes = start(recipe, world)
-    assert processes[0].stdout is not None
-    for line in processes[0].stdout:
-        if line.startswith("step ") and int(line.split()[1]) >= step:
-            break
+    """Starts a training and kills all of its processes `delay_s` after it has reached a step."""
+    processes, reached = start(recipe, world)
+    while reached.value < step and all(process.is_alive() for process in processes):
+        time.sleep(0.001)
     time.sleep(delay_s)
     for process in processes:
-        process.send_signal(signal.SIGKILL)
+        os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
     for process in processes:
-        process.wait()
-    processes[0].stdout.close()
+        process.join()
 
 
 def digest(folder: Path) -> str:
@@ -207,13 +199,12 @@ def tensors_of(step: int) -> dict[str, torch.Tensor]:
 
 def kill_writers(folder: Path, kills: int, chance: random.Random) -> dict[str, Any]:
     """Kills a process that writes checkpoints, in the middle of it, and reads what is newest."""
-    context = get_context("fork")
-    reported = context.Value("q", 0, lock=False)
+    reported = FORK.Value("q", 0, lock=False)
     complete, while_writing, lost = 0, 0, 0
     checkpoints = TrainingCheckpoints(folder, keep_last=2, ranks=Ranks())
     for number in range(kills):
         before = reported.value
-        process = context.Process(target=writer, args=(folder, reported))
+        process = FORK.Process(target=writer, args=(folder, reported))
         process.start()
         while reported.value <= before:  # so that there is something to lose
             time.sleep(0.001)
@@ -239,11 +230,8 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, nargs="*", default=[1, 2], help="numbers of processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        child(options.child)
-        return
+    torch.set_num_threads(1)  # what forks must not have threads
     chance = random.Random(options.seed)
     results: dict[str, Any] = {
         "date": date.today().isoformat(), "machine": platform.machine(), "cores": os.cpu_count(),
