@@ -4,10 +4,11 @@
     python benchmarks/loader.py --memory-samples 100000 --episodes 1000
 
 Writes a synthetic mixture of 224-pixel JPEG frames as shards and as a folder of files, then measures, in turns and in
-one process per measurement: samples per second and core of the loader (frames as bytes, to be normalised on the GPU;
-token ids, labels), of the loader that normalises them for two towers itself, of the loader with augmentation, and of a
-loop as in PyTorch's ImageFolder (Pillow decodes and resizes, then a float tensor).
-Last, the resident memory of the loader over many samples. Everything written is deleted.
+one process per measurement: samples per second of the loader (frames as bytes, to be normalised on the GPU; token ids,
+labels), of the loader that normalises them for two towers itself, of the loader with augmentation, and of a loop as in
+PyTorch's ImageFolder (Pillow decodes and resizes, then a float tensor): of processor time, and by the clock. The loop
+compares with the row "normalised": both end in float pixels, ours in six planes, with token ids and labels beside them.
+Last, the resident memory of the loader over many samples. The JSON has every measurement; the data are deleted.
 """
 
 import argparse
@@ -51,10 +52,10 @@ WEIGHTS = {"alpha": 1.0, "beta": 2.0, "gamma": 0.1}
 SHARES = {"alpha": 0.5, "beta": 0.3, "gamma": 0.2}  # of the episodes
 AIM = 500  # samples per second and core
 KINDS = {
-    "ours": "this loader",
-    "ours_normalized": "normalised",
-    "ours_augmented": "augmented",
-    "folder": "image folder",
+    "ours": "frames as bytes, normalised on the GPU",
+    "ours_normalized": "normalised: float pixels for two towers",
+    "ours_augmented": "augmented, frames as bytes",
+    "folder": "plain loop: float pixels, nothing else",
 }
 CONFIG = {
     "model_type": "openvla",
@@ -100,10 +101,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     # Of one core: by the processor time the process used, since other programs take turns on a busy machine.
     per_core = {kind: statistics.median(m["per_core_second"] for m in measured[kind]) for kind in KINDS}
     per_wall = {kind: statistics.median(m["per_second"] for m in measured[kind]) for kind in KINDS}
+    print(f"{'samples per second':<42}{'of one core':>12}{'by the clock':>14}{'aim of ' + str(AIM):>12}")
     for kind, label in KINDS.items():
-        print(f"{label:<13}{per_core[kind]:7.0f} samples per second of one core, {per_wall[kind]:7.0f} by the clock")
-    ratio = per_core["ours"] / per_core["folder"]
-    print(f"ratio        {ratio:.2f} of the image folder (aim: {AIM} samples per second and core: {verdict(per_core)})")
+        print(f"{label:<42}{per_core[kind]:>12.0f}{per_wall[kind]:>14.0f}{verdict(kind, per_core):>12}")
+    ratios = {kind: per_core[kind] / per_core["folder"] for kind in KINDS if kind != "folder"}
+    print('compared     the plain loop and "normalised" both end in float pixels; ours are six planes, with token ids')
+    print(f"             and labels, made in {ratios['ours_normalized']:.2f} times its samples per second of one core.")
+    print(f"             As bytes {ratios['ours']:.2f} times, augmented {ratios['ours_augmented']:.2f} times.")
     flat = child(arguments, "memory")
     start, end = (flat[key] / 1e6 for key in ("start_bytes", "end_bytes"))
     print(f"memory       {start:.1f} MB after {flat['warm']:,} samples, {end:.1f} MB after {flat['samples']:,};")
@@ -117,7 +121,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "rounds": arguments.rounds,
         "samples_per_core_second": {kind: round(value, 1) for kind, value in per_core.items()},
         "samples_per_second": {kind: round(value, 1) for kind, value in per_wall.items()},
-        "ratio_to_image_folder": round(ratio, 3),
+        "ratio_to_image_folder": {kind: round(ratio, 3) for kind, ratio in ratios.items()},
         "all": measured,
         "memory": flat,
         "load_average": os.getloadavg(),
@@ -126,8 +130,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def verdict(per_core: dict[str, float]) -> str:
-    return "reached" if per_core["ours"] >= AIM else "missed"
+def verdict(kind: str, per_core: dict[str, float]) -> str:
+    if kind == "folder":
+        return ""
+    return "reached" if per_core[kind] >= AIM else "missed"
 
 
 def child(arguments: argparse.Namespace, kind: str) -> dict[str, Any]:
@@ -150,8 +156,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, float]:
         "folder": lambda: image_folder(arguments.folder / "files", arguments.batch),
     }
     batches = makers[arguments.only]()
-    samples = arguments.samples // (4 if arguments.only == "ours_augmented" else 1)
-    count = max(1, samples // arguments.batch)
+    count = max(1, arguments.samples // arguments.batch)
     for _ in itertools.islice(batches, 2):
         pass
     wall, used = time.perf_counter(), time.process_time()
@@ -165,7 +170,7 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
     """Resident memory of the process that makes the samples, from a tenth of the way on, and its slope."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    batches = arguments.memory_samples // arguments.batch
+    batches = max(1, arguments.memory_samples // arguments.batch)
     every, warm = max(1, batches // 100), batches // 10
     places, resident = [], []
     for number, _ in enumerate(itertools.islice(loader(arguments.folder, arguments.batch), batches), start=1):

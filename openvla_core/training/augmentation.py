@@ -1,10 +1,11 @@
 """Image augmentation as the published fine-tunes had it: a random crop, then brightness, contrast, saturation and hue.
 
-In between, an image is three planes: (3, H, W) float32 from 0 to 1, changed in place and clipped to that range by every
-step. A policy trained with the random crop must be shown the centre crop afterwards (openvla_core.image_preparation);
-one trained without it must not.
+In between, an image is three planes: (3, H, W) float32 from 0 to 1, changed in place; what leaves the range is clipped.
+A policy trained with the random crop must be shown the centre crop afterwards (openvla_core.image_preparation); one
+trained without it must not.
 """
 
+import math
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
@@ -95,7 +96,7 @@ def crop(pixels: np.ndarray, box: tuple[float, float, float, float], rooms: Room
     lower, upper = rooms.floats(1, 3, height, width), rooms.floats(2, 3, height, width)
     np.take(rows, bottom, axis=1, out=lower, mode="clip")
     np.take(rows, top, axis=1, out=upper, mode="clip")
-    return _clip(_interpolate(upper, lower, down[:, None]))
+    return _interpolate(upper, lower, down[:, None])
 
 
 def adjust_brightness(planes: np.ndarray, delta: float) -> np.ndarray:
@@ -124,10 +125,11 @@ def adjust_colours(planes: np.ndarray, saturation: float, hue: float, rooms: Roo
     image, changed = rooms.floats(2, height, width, 3), rooms.floats(0, height, width, 3)
     cv2.cvtColor(cv2.merge(list(planes), dst=image), cv2.COLOR_RGB2HSV, dst=changed)
     degrees, saturations = changed[..., 0], changed[..., 1]
-    degrees += np.float32(360.0 * (hue - round(hue)))
-    np.add(degrees, np.float32(360.0), out=degrees, where=degrees < 0)
+    degrees += np.float32(360.0 * math.fmod(hue, 1.0))
+    if hue < 0:
+        np.add(degrees, np.float32(360.0), out=degrees, where=degrees < 0)
     np.minimum(saturations * np.float32(saturation), np.float32(1.0), out=saturations)
-    return _clip(cv2.cvtColor(changed, cv2.COLOR_HSV2RGB, dst=image))
+    return cv2.cvtColor(changed, cv2.COLOR_HSV2RGB, dst=image)
 
 
 def _interpolate(before: np.ndarray, after: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -81,7 +81,7 @@ def test_contrast_keeps_the_mean_of_every_channel():
 @pytest.mark.parametrize("place", [0.0, 0.37, 1.0])
 def test_the_crop_is_that_of_the_evaluation_to_the_last_bit(shape, place):
     box = crop_box(0.9, place)
-    expected = np.clip(crop_and_resize(to_unit_range(frame(*shape)), box, *shape), 0.0, 1.0)
+    expected = crop_and_resize(to_unit_range(frame(*shape)), box, *shape)
     np.testing.assert_array_equal(crop(frame(*shape), box).transpose(1, 2, 0), expected)
 
 
