@@ -13,6 +13,7 @@ from openvla_core.errors import ActionError
 from openvla_core.types import Problem
 from openvla_ros import conversions, topics
 from openvla_ros.policy_setup import PolicySettings
+from openvla_ros.taken_messages import TakenMessages
 
 
 class PolicyEyes:
@@ -32,12 +33,10 @@ class PolicyEyes:
         self._frame: Any = None
         self.frames = 0
         kind = topics.Image if settings.image_transport == "raw" else topics.CompressedImage
-        subscribe = node.create_subscription
-        self._subscriptions = [
-            subscribe(kind, topics.CAMERA_IMAGE, self._on_image, topics.SENSOR),
-            subscribe(topics.PoseStamped, topics.CURRENT_POSE, self._on_pose, topics.SENSOR),
-            subscribe(topics.JointState, topics.JOINT_STATES, self._on_joints, topics.SENSOR),
-        ]
+        self._images = node.create_subscription(kind, topics.CAMERA_IMAGE, self._on_image, topics.SENSOR)
+        # Read when a picture is judged: a robot may publish them a thousand times per second.
+        self._poses = TakenMessages(node, topics.PoseStamped, topics.CURRENT_POSE, topics.MEASURED)
+        self._joints = TakenMessages(node, topics.JointState, topics.JOINT_STATES, topics.MEASURED)
 
     def take(self) -> tuple[np.ndarray, int] | None:
         """The newest frame, once, as an RGB picture (H, W, 3) uint8 and its stamp, ns; None when there is none.
@@ -58,6 +57,7 @@ class PolicyEyes:
 
     def problem(self) -> Problem | None:
         """Why no frame may be acted on now."""
+        self._look_at_the_robot()
         return self._watch.problem(time.monotonic())
 
     def counts(self) -> dict[str, int]:
@@ -66,11 +66,13 @@ class PolicyEyes:
 
     def close(self) -> None:
         """Lets go of the topics."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+        self._node.destroy_subscription(self._images)
+        self._poses.close()
+        self._joints.close()
 
     def _on_image(self, message) -> None:
         self.frames += 1
+        self._look_at_the_robot()
         good = self._watch.on_frame(
             conversions.stamp_ns(message),
             conversions.frame_of(message),
@@ -82,10 +84,10 @@ class PolicyEyes:
             self._frame = message
             self._on_frame()
 
-    def _on_pose(self, message) -> None:
-        with suppress(ActionError):
-            self._watch.on_motion("position", conversions.to_pose(message).position)
-
-    def _on_joints(self, message) -> None:
-        names, positions = conversions.joints(message)
-        self._watch.on_motion(",".join(names), positions)
+    def _look_at_the_robot(self) -> None:
+        for message, _ in self._poses.take():
+            with suppress(ActionError):
+                self._watch.on_motion("position", conversions.to_pose(message).position)
+        for message, _ in self._joints.take():
+            names, positions = conversions.joints(message)
+            self._watch.on_motion(",".join(names), positions)

@@ -19,11 +19,12 @@ from openvla_ros import conversions, topics
 from openvla_ros.node_support import EXIT_FAULT, autostart, run, transition
 from openvla_ros.parameters import declare_settings
 from openvla_ros.policy_eyes import PolicyEyes
+from openvla_ros.policy_figures import PolicyFigures, untrained_warning
 from openvla_ros.policy_model import Job, PolicyModel, check_prediction, chunk_of, is_out_of_memory
 from openvla_ros.policy_services import offer_services
 from openvla_ros.policy_setup import PolicySettings, set_up_policy
 from openvla_ros.status_board import StatusBoard, report_errors
-from openvla_ros.timing import RateWindow, steady_timer
+from openvla_ros.timing import steady_timer
 from openvla_ros.topics import State
 
 CHECK_S = 0.1  # between two looks at the camera, the model and the publishers of the instruction
@@ -50,10 +51,9 @@ class PolicyNode(LifecycleNode):
         self.generation = 0
         self.eyes: PolicyEyes | None = None
         self.due = False  # the time for the next action has come
-        self.counts = {"chunks": 0, "discarded": 0, "errors": 0}
-        self.inferences = RateWindow()
+        self.figures = PolicyFigures()
 
-        self.board = StatusBoard(self, self.measurements, self.details)
+        self.board = StatusBoard(self, lambda: self.figures.measured(self.instruction), self.details)
         self.chunks = self.create_lifecycle_publisher(topics.ActionChunk, topics.ACTION_CHUNK, topics.ACTION)
         self.active_instruction = self.create_publisher(topics.String, topics.ACTIVE_INSTRUCTION, topics.LATCHED)
         self.create_subscription(topics.String, topics.INSTRUCTION, self.on_instruction, topics.COMMAND)
@@ -158,13 +158,7 @@ class PolicyNode(LifecycleNode):
         """Makes this the instruction in force; a result still under way for the last one is discarded."""
         self.forget_instruction()
         self.instruction = instruction
-        known = {sentence.lower() for sentence in self.model.policy.training_instructions}
-        self.warning = ""
-        if known and instruction.lower() not in known:
-            examples = "; ".join(sorted(known)[:3])
-            self.warning = (
-                f"{instruction!r} was not in the training data, so it may do anything. It was trained on: {examples}."
-            )
+        self.warning = untrained_warning(instruction, set(self.model.policy.training_instructions))
         self.active_instruction.publish(conversions.text_message(instruction))
         if self.paused:
             self.board.set(State.STANDBY, "PAUSED", "Paused: call ~/start to follow the instruction.")
@@ -178,7 +172,7 @@ class PolicyNode(LifecycleNode):
         if self.eyes is not None:
             self.eyes.forget()
         self.due = True  # the first frame after the next instruction is acted on at once
-        self.inferences.clear()
+        self.figures.inferences.clear()
         if self.model is not None:
             self.model.drop_waiting()
         if self.instruction:
@@ -239,7 +233,7 @@ class PolicyNode(LifecycleNode):
         """Hands the newest frame to the worker when an action is due and the worker is free."""
         if not (self.due and self.is_following() and self.model.idle) or self.problem() is not None:
             return
-        with report_errors(self.board, then=self.count_error):
+        with report_errors(self.board, then=self.figures.count_error):
             frame = self.eyes.take()
             if frame is not None:
                 self.due = False
@@ -259,10 +253,10 @@ class PolicyNode(LifecycleNode):
         elif outcome.error is not None and not isinstance(outcome.error, OpenVLAError):
             self.fail(outcome.error)
         elif outcome.job.generation != self.generation or self.paused:
-            self.counts["discarded"] += 1
+            self.figures.counts["discarded"] += 1
         else:
-            self.inferences.add(outcome.seconds)
-            with report_errors(self.board, then=self.count_error):
+            self.figures.inferences.add(outcome.seconds)
+            with report_errors(self.board, then=self.figures.count_error):
                 if outcome.error is not None:
                     raise outcome.error
                 self.publish_chunk(outcome)
@@ -272,18 +266,15 @@ class PolicyNode(LifecycleNode):
         try:
             check_prediction(outcome.value)
         except ActionError as error:
-            self.count_error()
+            self.figures.count_error()
             self.stop_with("ACT_IMPOSSIBLE", str(error))
             return
         source = {"session_id": self.session_id, "sequence": self.sequence, "rate_hz": self.rate_hz}
         chunk = chunk_of(outcome.value, outcome.job.observation, outcome.seconds, self.card, **source)
         self.chunks.publish(conversions.chunk_message(chunk))
         self.sequence += 1
-        self.counts["chunks"] += 1
+        self.figures.counts["chunks"] += 1
         self.say_following()
-
-    def count_error(self) -> None:
-        self.counts["errors"] += 1
 
     def stop_with(self, code: str, sentence: str) -> None:
         """A fault the process survives: nothing is followed until ~/reset."""
@@ -299,23 +290,9 @@ class PolicyNode(LifecycleNode):
         self.board.set(State.FAULT, "FAULT", f"The policy failed ({type(error).__name__}: {error}); the process ends.")
         self.exit_code = EXIT_FAULT
 
-    # Figures --------------------------------------------------------------------------------------------------------
-
-    def measurements(self) -> dict:
-        """The instruction in force; rate and latency of the inferences of the last seconds."""
-        return {
-            "instruction": self.instruction,
-            "rate_hz": self.inferences.rate_hz(),
-            "latency_p50_ms": self.inferences.percentile_ms(50),
-            "latency_p95_ms": self.inferences.percentile_ms(95),
-        }
-
     def details(self) -> dict[str, str]:
         """What /diagnostics tells besides the status."""
-        settings = self.settings
-        fixed = {"checkpoint": settings.checkpoint, "device": settings.device, "dtype": settings.dtype}
-        counts = {**self.counts, **(self.eyes.counts() if self.eyes is not None else {})}
-        return {**fixed, **{name: str(count) for name, count in counts.items()}}
+        return self.figures.details(self.settings, self.eyes.counts() if self.eyes is not None else {})
 
 
 def main(args: list[str] | None = None) -> int:

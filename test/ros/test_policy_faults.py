@@ -41,9 +41,9 @@ def test_a_picture_that_stands_still_while_the_robot_moves_is_not_believed(polic
     camera.picture[:50] = 200
     status = policy.wait_for_code("CAM_FROZEN")
     assert status.state == State.HOLD and "/camera/image_raw" in status.sentence
-    count = policy.node.counts["chunks"]
+    count = policy.node.figures.counts["chunks"]
     policy.wait_for_frames(10)
-    assert policy.node.counts["chunks"] == count
+    assert policy.node.figures.counts["chunks"] == count
     camera.picture = None
     policy.wait_for_code("OK")
 
@@ -77,10 +77,10 @@ def test_two_instructors_stop_the_policy_until_one_is_gone(policy, camera):
     second = policy.world.peer.create_publisher(topics.String, topics.INSTRUCTION, topics.COMMAND)
     status = policy.wait_for_code("MULTI_PUB")
     assert status.state == State.HOLD and "/instruction" in status.sentence
-    count = policy.node.counts["chunks"]
+    count = policy.node.figures.counts["chunks"]
     policy.say(OTHER)
     policy.wait_for_frames(10)
-    assert policy.node.counts["chunks"] == count and policy.node.instruction == KNOWN
+    assert policy.node.figures.counts["chunks"] == count and policy.node.instruction == KNOWN
     policy.world.peer.destroy_publisher(second)
     policy.wait_for_code("OK")
 

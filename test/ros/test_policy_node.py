@@ -47,7 +47,7 @@ def test_the_published_action_is_the_policys_own(policy, camera):
 def test_nothing_is_published_without_an_instruction(policy, camera):
     policy.wait_for_frames(15)
     assert not policy.chunks
-    assert policy.node.counts["chunks"] == 0
+    assert policy.node.figures.counts["chunks"] == 0
 
 
 def test_a_new_instruction_takes_over_and_the_result_under_way_is_discarded(policy, camera):
@@ -60,7 +60,7 @@ def test_a_new_instruction_takes_over_and_the_result_under_way_is_discarded(poli
     chunks = policy.wait_for_chunks(2)
     assert {chunk.instruction for chunk in chunks} == {OTHER}
     assert gate.sentences[0] == KNOWN
-    assert policy.node.counts["discarded"] == 1
+    assert policy.node.figures.counts["discarded"] == 1
 
 
 def test_stop_forgets_the_instruction_and_the_result_under_way(policy, camera):
@@ -69,7 +69,7 @@ def test_stop_forgets_the_instruction_and_the_result_under_way(policy, camera):
     policy.world.wait_for(gate.entered.is_set, "an inference")
     assert policy.trigger("stop")[0]
     gate.opened.set()
-    policy.world.wait_for(lambda: policy.node.counts["discarded"] == 1, "the discarded result")
+    policy.world.wait_for(lambda: policy.node.figures.counts["discarded"] == 1, "the discarded result")
     policy.wait_for_frames(10)
     assert not policy.chunks
     assert policy.active[-1] == ""
@@ -105,9 +105,9 @@ def test_a_refused_sentence_leaves_the_policy_idle_and_says_why(policy, camera, 
     assert status.state == State.STANDBY
     assert part in status.sentence
     assert status.instruction == ""
-    before = policy.node.counts["chunks"]
+    before = policy.node.figures.counts["chunks"]
     policy.wait_for_frames(10)
-    assert policy.node.counts["chunks"] == before
+    assert policy.node.figures.counts["chunks"] == before
     policy.say(OTHER)
     assert policy.wait_for_chunks(1)[-1].instruction == OTHER
 
@@ -128,10 +128,10 @@ def test_a_silent_camera_is_named_and_resumes(world, tiny_checkpoint, camera):
     status = policy.wait_for_code("CAM_STALE")
     assert status.state == State.HOLD
     assert "/camera/image_raw" in status.sentence
-    count = policy.node.counts["chunks"]
+    count = policy.node.figures.counts["chunks"]
     camera.on = True
     policy.wait_for_code("OK")
-    assert policy.node.counts["chunks"] > count
+    assert policy.node.figures.counts["chunks"] > count
 
 
 @pytest.mark.parametrize("offset_s", [-5.0, 5.0])
@@ -178,8 +178,8 @@ def test_a_model_that_turns_nan_gives_no_motion_and_one_clear_status(policy, cam
     status = policy.wait_for_code("ACT_TOKEN")
     assert status.state == State.HOLD
     count = len(policy.chunks)
-    errors = policy.node.counts["errors"]
-    policy.world.wait_for(lambda: policy.node.counts["errors"] >= errors + 5, "more errors")
+    errors = policy.node.figures.counts["errors"]
+    policy.world.wait_for(lambda: policy.node.figures.counts["errors"] >= errors + 5, "more errors")
     assert len(policy.chunks) <= count + 1
     assert len([s for s in policy.statuses if s.code == "OK"]) >= 1
     assert policy.statuses[-1].code == "ACT_TOKEN"
@@ -212,9 +212,9 @@ def test_pause_holds_back_and_start_goes_on(policy, camera):
     policy.wait_for_chunks(1)
     assert policy.trigger("pause")[0]
     policy.wait_for_code("PAUSED")
-    count = policy.node.counts["chunks"]
+    count = policy.node.figures.counts["chunks"]
     policy.wait_for_frames(10)
-    assert policy.node.counts["chunks"] == count
+    assert policy.node.figures.counts["chunks"] == count
     assert policy.trigger("start")[0]
     assert policy.wait_for_chunks(1)[-1].instruction == KNOWN
 
