@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from openvla_core.datasets.bags.recording import Stream
+from openvla_core.datasets.bags.stream import Stream
 from openvla_core.errors import DatasetError
 
 NS_PER_S = 1_000_000_000

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from openvla_core.datasets.bags.recording import Stream
+from openvla_core.datasets.bags.stream import Stream
 
 # End of a joint's name → its closed and open position: metres of one finger, or radians.
 FINGERS = {

@@ -14,8 +14,10 @@ from openvla_core.config import setting, settings_from_mapping
 from openvla_core.conventions import ActionConvention, convention_from_mapping, load_convention
 from openvla_core.datasets import actions as labels
 from openvla_core.datasets.alignment import NS_PER_S, Series, Steps, align
-from openvla_core.datasets.bags.recording import CAMERAS, METADATA_FILE, Recording, Stream, frames_of, read_recording
+from openvla_core.datasets.bags.frames import frames_of
+from openvla_core.datasets.bags.recording import CAMERAS, METADATA_FILE, Recording, read_recording
 from openvla_core.datasets.bags.sentences import instruction_of
+from openvla_core.datasets.bags.stream import Stream
 from openvla_core.datasets.episode import Episode
 from openvla_core.datasets.gripper_joints import opening_of_joints
 from openvla_core.errors import ConfigError, DatasetError

@@ -1,15 +1,18 @@
 """All that is known about one episode, gathered once; every family of checks reads it and nothing else."""
 
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from openvla_core.conventions import ActionConvention, convention_from_mapping
+from openvla_core.datasets.bags.file import open_bag
+from openvla_core.datasets.bags.frames import pictures_of
 from openvla_core.datasets.bags.reader import ReadingSettings, build_episode, card_of
-from openvla_core.datasets.bags.recording import METADATA_FILE, Recording, iterate_pictures, read_recording
+from openvla_core.datasets.bags.recording import METADATA_FILE, Recording, recording_in
 from openvla_core.datasets.check.findings import Finding
 from openvla_core.datasets.check.pictures import Pictures, measure
 from openvla_core.datasets.episode import PRIMARY, Episode
@@ -45,20 +48,13 @@ def from_bag(path: Path, settings: ReadingSettings) -> Evidence:
     if path.is_dir() and not (path / METADATA_FILE).is_file():
         return Evidence(name, problems=(Finding("BAG_UNFINISHED", f"{name} has no {METADATA_FILE}", name),))
     try:
-        recording = read_recording(path, settings.topics)
+        with closing(open_bag(path)) as bag:
+            evidence = _streams_and_pictures(bag, settings)
     except DatasetError as error:
         return Evidence(name, problems=(Finding(_reading_code(str(error)), str(error), name),))
-    name = recording.name
-    if not sum(count for _, count in recording.topics.values()):
-        return Evidence(name, recording, problems=(Finding("BAG_EMPTY", "0 messages in the bag", name),))
-    evidence = Evidence(name, recording)
-    if PRIMARY in recording.streams:
-        stamps = recording.streams[PRIMARY].stamps_ns
-        times = np.array([evidence.seconds(stamp) for stamp in stamps])
-        try:
-            evidence = replace(evidence, pictures=measure(iterate_pictures(recording, PRIMARY), times))
-        except DatasetError as error:
-            evidence = replace(evidence, problems=(Finding("BAG_DAMAGED", str(error), name),))
+    recording = evidence.recording
+    if recording is None or any(problem.code == "BAG_EMPTY" for problem in evidence.problems):
+        return evidence
     with suppress(OpenVLAError):
         evidence = replace(evidence, card=card_of(recording, settings))
     if {PRIMARY, "pose"} <= set(recording.streams) and evidence.card is not None:
@@ -66,9 +62,25 @@ def from_bag(path: Path, settings: ReadingSettings) -> Evidence:
         try:
             evidence = replace(evidence, episode=build_episode(recording, whole))
         except OpenVLAError as error:
-            finding = Finding("EPISODE_UNUSABLE", str(error), name)
+            finding = Finding("EPISODE_UNUSABLE", str(error), evidence.name)
             evidence = replace(evidence, problems=(*evidence.problems, finding))
     return evidence
+
+
+def _streams_and_pictures(bag: Any, settings: ReadingSettings) -> Evidence:
+    """What is in an open bag. Raises DatasetError when its streams cannot be read."""
+    recording = recording_in(bag, settings.topics)
+    evidence = Evidence(recording.name, recording)
+    if not sum(count for _, count in recording.topics.values()):
+        return replace(evidence, problems=(Finding("BAG_EMPTY", "0 messages in the bag", recording.name),))
+    if PRIMARY not in recording.streams:
+        return evidence
+    camera = recording.streams[PRIMARY]
+    times = np.array([evidence.seconds(stamp) for stamp in camera.stamps_ns])
+    try:
+        return replace(evidence, pictures=measure(pictures_of(bag, camera), times))
+    except DatasetError as error:
+        return replace(evidence, problems=(Finding("BAG_DAMAGED", str(error), recording.name),))
 
 
 def from_episode(episode: Episode) -> Evidence:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from openvla_core.arm_chains import CHAINS
-from openvla_core.datasets.bags.recording import Stream
+from openvla_core.datasets.bags.stream import Stream
 from openvla_core.datasets.check.evidence import NS_PER_S, Evidence
 from openvla_core.datasets.check.findings import Finding
 from openvla_core.datasets.check.settings import CheckSettings

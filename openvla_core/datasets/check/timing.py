@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from openvla_core.datasets.bags.recording import Stream
+from openvla_core.datasets.bags.stream import Stream
 from openvla_core.datasets.check.evidence import NS_PER_S, Evidence
 from openvla_core.datasets.check.findings import Finding
 from openvla_core.datasets.check.settings import CheckSettings

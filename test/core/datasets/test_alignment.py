@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openvla_core.datasets.alignment import Series, align, choose_frames
-from openvla_core.datasets.bags.recording import Stream
+from openvla_core.datasets.bags.stream import Stream
 from openvla_core.errors import DatasetError
 
 MS = 1_000_000

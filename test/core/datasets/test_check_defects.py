@@ -35,9 +35,16 @@ def tapes() -> list[Tape]:
 
 
 @pytest.fixture(scope="module")
-def clean(tapes, scribe, tmp_path_factory) -> list[Evidence]:
+def written(tapes, scribe, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("clean")
-    return [from_bag(scribe.write(tape, root), ReadingSettings()) for tape in tapes]
+    for tape in tapes:
+        scribe.write(tape, root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def clean(tapes, written) -> list[Evidence]:
+    return [from_bag(written / tape.name, ReadingSettings()) for tape in tapes]
 
 
 @pytest.fixture(scope="module")
@@ -430,10 +437,8 @@ def test_a_pose_of_another_link_contradicts_the_joints(simulated, scribe, tmp_pa
 
 
 @pytest.fixture
-def folder(tapes, scribe, tmp_path) -> Path:
-    for tape in tapes:
-        scribe.write(tape, tmp_path)
-    return tmp_path
+def folder(written, tmp_path) -> Path:
+    return shutil.copytree(written, tmp_path / "set")
 
 
 def codes(root) -> dict[str, str]:
