@@ -11,6 +11,8 @@ from openvla_core.errors import ActionError, StatisticsError
 
 # Keeps the division finite when both quantiles are equal; as in the published training code.
 EPSILON = 1e-8
+# No robot has more joints, and no unit larger numbers: millions would keep the model busy for ever.
+MAX_DIMENSIONS, MAX_VALUE = 1000, 1e12
 EXACT_ROWS = 1 << 15  # rows that are added up in their own precision
 
 
@@ -44,6 +46,12 @@ class ActionStatistics:
             raise StatisticsError(f"the mask of {name!r} is {mask.tolist()}; expected true or false per dimension.")
         if not (np.isfinite(q01).all() and np.isfinite(q99).all() and (q01 <= q99).all()):
             raise StatisticsError(f"the statistics of {name!r} must be finite with q01 <= q99: {q01}, {q99}.")
+        largest = max(np.abs(q01).max(), np.abs(q99).max())
+        if q01.size > MAX_DIMENSIONS or not largest < MAX_VALUE:
+            raise StatisticsError(
+                f"the statistics of {name!r} have {q01.size} numbers up to {largest:g}; "
+                f"expected at most {MAX_DIMENSIONS} below {MAX_VALUE:g}. Copy the statistics again."
+            )
         return cls(q01, q99, mask, constant=low == high)
 
     @property

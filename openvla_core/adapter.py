@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_RANK = 4096
+MAX_PATTERN, MAX_REPEATS = 500, 3
 NOTHING = type(None)
 # Fields that decide what the adapter computes, with the types they may have.
 COMPUTED: dict[str, tuple[type, ...]] = {
@@ -154,10 +155,25 @@ def _config(path: Path) -> dict[str, Any]:
         other = [key for key in other if key != "bias"]
     if other:
         raise CheckpointError(f"{path} sets {', '.join(other)}: more than plain LoRA. Merge it where it was made.")
+    _check_patterns(path, values)
     ranks = [values["r"], *values.get("rank_pattern", {}).values()]
     if not all(type(rank) is int and 0 < rank <= MAX_RANK for rank in ranks):
         raise CheckpointError(f"{path} has ranks {ranks}; expected whole numbers from 1 to {MAX_RANK}.")
     return {key: values[key] for key in COMPUTED if key in values}
+
+
+def _check_patterns(path: Path, values: Mapping[str, Any]) -> None:
+    """Some fields are regular expressions, and one can be written that takes for ever."""
+    patterns = [values[key] for key in COMPUTED if isinstance(values.get(key), str)]
+    for key in ("rank_pattern", "alpha_pattern", "layers_pattern"):
+        patterns += [item for item in values.get(key) or () if isinstance(values[key], (dict, list))]
+    for pattern in map(str, patterns):
+        repeats = len(re.findall(r"[*+{]", pattern)) + pattern.count("?") // 3
+        if len(pattern) > MAX_PATTERN or repeats > MAX_REPEATS or re.search(r"\)[*+{]", pattern):
+            raise CheckpointError(
+                f"{path} has the pattern {pattern[:80]!r}, which could take for ever to match; expected names of "
+                f"modules, or a pattern with at most {MAX_REPEATS} repetitions and none of a group."
+            )
 
 
 def _holds_names(value: Any) -> bool:

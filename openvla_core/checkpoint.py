@@ -5,6 +5,7 @@ be checked without reading weights is checked before the first weight is read.
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,9 +91,10 @@ def load_checkpoint(
         CheckpointError: something is missing, damaged or does not fit together.
     """
     directory = Path(path)
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # unlike Path.is_dir, at peace with names that no directory can have
         raise CheckpointError(
-            f"{str(path)!r} is not a directory. Give the path of a downloaded checkpoint; nothing is downloaded here."
+            f"{str(path)[:500]!r} is not a directory. Give the path of a downloaded checkpoint; "
+            "nothing is downloaded here."
         )
     checksums = read_checksums(directory, verify)
     if checksums is not None:

@@ -131,7 +131,7 @@ def parse_checksums(data: bytes, source: str) -> dict[str, str]:
         match = LINE.fullmatch(line)
         if match is None or not _is_plain(match[2]):
             raise CheckpointError(
-                f"{source}, line {number}: {line[:100]!r}; expected 64 hexadecimal digits, two blanks and the name of "
+                f"{source}, line {number}, is no entry; expected 64 hexadecimal digits, two blanks and the name of "
                 f"a file in this directory. {AGAIN}"
             )
         name = str(PurePosixPath(match[2]))

@@ -20,6 +20,7 @@ from openvla_core.errors import ConventionError
 from openvla_core.types import Action, Pose
 
 ACTION_DIM = 7  # x, y, z, three rotation numbers, gripper
+MAX_IMAGE_SIDE, MAX_RATE_HZ = 8192, 1000.0
 
 FRAMES = ("base",)
 COMPOSITIONS = ("base_axes", "tool_axes")
@@ -178,6 +179,13 @@ def convention_from_mapping(card: Mapping[str, Any], source: str = "the conventi
         ),
         default_rotation=values.rotation("default_rotation"),
     )
+    for name, given, least, most in (
+        ("image.width", convention.image.width, 1, MAX_IMAGE_SIDE),
+        ("image.height", convention.image.height, 1, MAX_IMAGE_SIDE),
+        ("rate_hz", convention.rate_hz, 0.0, MAX_RATE_HZ),
+    ):
+        if not least <= given <= most and not problems:
+            problems.append(f"{name} is {given:g}, expected a number from {least:g} to {most:g}")
     for part in (values, gripper, image):
         part.refuse_unknown()
     low, high = sorted((convention.gripper.open, convention.gripper.closed))

@@ -10,6 +10,7 @@ from openvla_core.checksums import Verify
 from openvla_core.conventions import convention_from_mapping
 from openvla_core.doctor_checksums import compared, rewritten
 from openvla_core.doctor_report import (
+    MAX_SENTENCES,
     DataSet,
     DataSetDimension,
     Finding,
@@ -212,7 +213,11 @@ def _memory(
     checkpoint: Checkpoint, policy: Policy | None, device: str, dtype: str, quantization: str, adapted: bool
 ) -> Memory:
     processor = Processor(checkpoint.tokenizer, checkpoint.image_processor, checkpoint.config)
-    sentences = [text for text in (*_instructions(checkpoint), *ANY_SENTENCE) if not processor.unknown_words(text)]
+    sentences = [
+        text
+        for text in (*_instructions(checkpoint)[:MAX_SENTENCES], *ANY_SENTENCE)
+        if not processor.unknown_words(text)
+    ]
     prompt = max((len(processor.generation_ids(text)) for text in sentences), default=64)
     answer = max((len(data_set.dimensions) for data_set in _data_sets(checkpoint)), default=7) or 7
     tokens = checkpoint.config.patches + prompt + answer

@@ -8,6 +8,7 @@ from openvla_core.memory import MemoryEstimate
 
 COLUMNS, INDENT = 120, 14
 PER_ROW = 7
+MAX_SENTENCES = 100
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,14 @@ class Report:
             lines += _row("adapter", self.adapter)
         if self.instructions:
             lines += _row("instructions", f"{len(self.instructions)} known sentences:")
-            lines += [" " * INDENT + sentence for sentence in self.instructions]
+            lines += [" " * INDENT + sentence[:COLUMNS] for sentence in self.instructions[:MAX_SENTENCES]]
+            if len(self.instructions) > MAX_SENTENCES:
+                lines.append(" " * INDENT + f"and {len(self.instructions) - MAX_SENTENCES:,} more")
         lines += [line for data_set in self.data_sets for line in _data_set(data_set)]
         lines += _memory(self.memory)
         for finding in self.findings:
             lines += _row(finding.name, finding.text if finding.good else f"NOT USABLE: {finding.text}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def _architecture(self) -> list[str]:
         count = len(self.towers)
@@ -140,7 +143,8 @@ class Report:
         for tower in self.towers:
             lines += _row(
                 "vision tower",
-                f"{tower.name}: {tower.pixels} px, {tower.patches} patches, depth {tower.depth} ({tower.depth - 1} run), "
+                f"{tower.name}: {tower.pixels} px, {tower.patches} patches, "
+                f"depth {tower.depth} ({tower.depth - 1} run), "
                 f"width {tower.width}, {tower.heads} heads",
             )
         lines += _row("projector", f"{len(self.projector) - 1} layers, {' > '.join(map(str, self.projector))}")
@@ -169,6 +173,11 @@ class Report:
         lines = _row("prompt", f"{self.prompt_style}: {self.prompt}")
         lines += _row("tokenizer", f"{self.tokens} tokens, actions are {first} to {last}")
         return lines + [line for text in self.images for line in _row("image", text)]
+
+
+def printable(line: str) -> str:
+    """The line with what would steer a terminal written out: names and sentences come from files of others."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 def _row(name: str, text: str) -> list[str]:

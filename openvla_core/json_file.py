@@ -6,6 +6,7 @@ written again, and nothing is nested deeper than a checkpoint needs.
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,7 @@ def _reason(error: Exception) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"{twice[:80]!r} is there twice")
     return values
 

@@ -175,7 +175,7 @@ class Policy:
         size = self.config.towers[0].image_size
         noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
         black, white = np.zeros_like(noise), np.full_like(noise, 255)
-        sentence = next(text for text in (*self.training_instructions, *ANY_SENTENCE) if self._understands(text))
+        sentence = next(text for text in (*self.training_instructions[:100], *ANY_SENTENCE) if self._understands(text))
         logits = [self._first_logits(image, sentence) for image in (black, white, noise)]
         if not all(bool(torch.isfinite(row).all()) for row in logits):
             raise CheckpointError(

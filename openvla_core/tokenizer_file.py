@@ -1,9 +1,12 @@
 """tokenizer.json, read and checked: a tokenizer that does not fit the model is found at start-up, not by the arm."""
 
+import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -12,7 +15,10 @@ from openvla_core.model import OpenVLAConfig
 from openvla_core.prompt import SPACE, build_prompt
 from openvla_core.safetensors_file import StoredTensor
 
-MAX_TOKENIZER_BYTES = 100_000_000
+MAX_TOKENIZER_BYTES = 32_000_000
+# So many characters or tokens one may become; a list of steps that each double the text would fill the memory.
+MAX_GROWTH = 10_000
+GROWTH = {"ByteLevel": 4, "NFKC": 18, "NFKD": 18, "NFC": 3, "NFD": 4, "Precompiled": 18, "Lowercase": 2}
 # Encoded once at start-up: known and unknown words, capitals, digits and letters beyond ASCII.
 PROBE = "put the Blue cup 17 onto the café's □ tray"
 EMBEDDING, HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
@@ -32,7 +38,9 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if path.stat().st_size > MAX_TOKENIZER_BYTES:
         raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; expected {MAX_TOKENIZER_BYTES:,} at most.")
     with _damage_is_our_error(path):
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
+        _check_growth(path, tokenizer)
+        return tokenizer
 
 
 @contextmanager
@@ -45,6 +53,26 @@ def _damage_is_our_error(path: Path) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(f"{path} cannot be read ({str(error)[:300]}). Copy the checkpoint again.") from error
+
+
+def _check_growth(path: Path, tokenizer: Tokenizer) -> None:
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.post_processor)
+    steps = [json.loads(part.__getstate__()) for part in parts if part is not None]
+    if math.prod(_growth(step) for step in steps) > MAX_GROWTH:
+        raise CheckpointError(
+            f"{path} has steps that may make more than {MAX_GROWTH:,} characters or tokens of one. "
+            "Give the tokenizer.json of an OpenVLA checkpoint."
+        )
+
+
+def _growth(step: Mapping[str, Any]) -> int:
+    """At most so many characters or tokens become of one, in any text that is not empty."""
+    inner = [child for key in ("normalizers", "pretokenizers", "processors") for child in step.get(key) or ()]
+    if inner:
+        return math.prod(_growth(child) for child in inner)
+    if "single" in step:
+        return len(step["single"])
+    return max(1, GROWTH.get(step.get("type", ""), 1), 1 + len(step.get("content") or step.get("prepend") or ""))
 
 
 def highest_id(tokenizer: Tokenizer) -> int:

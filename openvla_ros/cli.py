@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return {"up": up, "say": say, "doctor": doctor}[arguments.command](arguments)
     except OpenVLAError as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        print("".join(letter if letter.isprintable() else "?" for letter in line), file=sys.stderr)
         return EXIT_ERROR
 
 

@@ -43,7 +43,7 @@ def original(word_checkpoint, tmp_path_factory):
     """The word checkpoint in shards, so that there is an index to damage, with a complete convention card."""
     checkpoint = load_checkpoint(word_checkpoint)
     checkpoint.convention = tiny_convention()
-    return checkpoint.save(tmp_path_factory.mktemp("fuzz") / "original", max_shard_bytes=30_000)
+    return checkpoint.save(tmp_path_factory.mktemp("fuzz") / "original", max_shard_bytes=30_000, checksums=False)
 
 
 @pytest.fixture

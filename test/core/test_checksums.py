@@ -280,7 +280,7 @@ def test_the_doctor_does_not_bless_what_does_not_load(directory):
 
 def test_a_damaged_list_can_be_replaced(directory):
     (directory / FILE_NAME).write_text("nonsense")
-    with pytest.raises(CheckpointError, match=r"line 1: 'nonsense'.*--write-checksums"):
+    with pytest.raises(CheckpointError, match=r"line 1, is no entry.*--write-checksums"):
         load_checkpoint(directory)
     examine(directory, load=False, rewrite_checksums=True)
     load_checkpoint(directory, verify=True)
