@@ -9,7 +9,9 @@ the table of docs/safety-core.md; one that is not in it makes this fail. All of 
 """
 
 import argparse
+import hashlib
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -24,6 +26,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 
 import hypothesis  # noqa: F401  what the tests import, once instead of for every mutant
 import numpy as np  # noqa: F401
@@ -203,18 +206,42 @@ def _judge(group: list[Mutant]) -> list[tuple[str, str | None, float]]:
     return WORKER[0].verdicts(group)
 
 
-def groups_of(everything: list[Mutant]) -> list[list[Mutant]]:
-    """The mutants of each function together, those that take longest to judge probably first."""
+def groups_of(everything: list[Mutant], share: float, seed: int) -> list[list[Mutant]]:
+    """A share of the mutants of each function, in parts of a size that lets processes take turns.
+
+    With one seed a smaller share is part of a larger one, whichever files were asked for.
+    """
     groups = defaultdict(list)
     for mutant in everything:
         groups[mutant.file, mutant.function].append(mutant)
-    return sorted(groups.values(), key=len, reverse=True)
+    parts = []
+    for (file, _), group in groups.items():
+        Random(f"{seed} {file} {group[0].code}").shuffle(group)
+        chosen = sorted(group[: math.ceil(share * len(group))], key=lambda mutant: mutant.line)
+        parts += [chosen[i : i + 25] for i in range(0, len(chosen), 25)]
+    return parts
 
 
 def explanations(text: str) -> dict[tuple[str, str, str], str]:
     """(file, line of code, change) -> why it does not matter, from the table of the document."""
     rows = [line.strip("|\n ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
     return {tuple(part.strip(" `") for part in row[:3]): row[3] for row in rows if len(row) == 4}
+
+
+def noticed_before(arguments: argparse.Namespace, everything: list[Mutant]) -> set[tuple[str, str, str]]:
+    """The mutants that an earlier run of the same choice noticed, in files that are what they were."""
+    if arguments.again is None:
+        return set()
+    result = json.loads(arguments.again.read_text(encoding="utf-8"))
+    if (result["share"], result["seed"]) != (arguments.share, arguments.seed):
+        sys.exit(f"{arguments.again} was made with --share {result['share']} --seed {result['seed']}; give the same")
+    same = {file for file, row in result["files"].items() if row["sha256"] == digest(file)}
+    survived = {(Path(row["file"]).name, row["code"], row["change"]) for row in result["survivors"]}
+    return {key(mutant) for mutant in everything if mutant.file in same} - survived
+
+
+def digest(file: str) -> str:
+    return hashlib.sha256((ROOT / file).read_bytes()).hexdigest()
 
 
 def key(mutant: Mutant) -> tuple[str, str, str]:
@@ -224,7 +251,9 @@ def key(mutant: Mutant) -> tuple[str, str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", nargs="*", default=FILES, help="which files to break")
-    parser.add_argument("--every", type=int, default=1, help="only every n-th mutant of each function")
+    parser.add_argument("--share", type=float, default=1.0, help="of the mutants of each function, at random")
+    parser.add_argument("--seed", type=int, default=0, help="of this choice")
+    parser.add_argument("--again", type=Path, help="an earlier JSON: judge only its survivors, where code is the same")
     parser.add_argument("--lines", type=int, nargs="*", help="only these lines")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the JSON file")
@@ -233,8 +262,10 @@ def main() -> int:
     everything = [mutant for file in arguments.files for mutant in mutants(file)]
     if arguments.lines:
         everything = [mutant for mutant in everything if mutant.line in arguments.lines]
-    groups = [group[:: arguments.every] for group in groups_of(everything)]
+    groups = groups_of(everything, arguments.share, arguments.seed)
     everything = [mutant for group in groups for mutant in group]
+    before = noticed_before(arguments, everything)
+    left = [[mutant for mutant in group if key(mutant) not in before] for group in groups]
     explained = explanations(EXPLAINED.read_text(encoding="utf-8"))
     started = time.monotonic()
     verdicts: list[tuple[str, str | None, float]] = []
@@ -243,12 +274,13 @@ def main() -> int:
         context = multiprocessing.get_context("fork")
         with (
             context.Pool(arguments.processes, _begin_worker, (folder, facts)) as pool,
-            tqdm(total=len(everything)) as progress,
+            tqdm(total=sum(map(len, left))) as progress,
         ):
-            for group, found in zip(groups, pool.imap(_judge, groups), strict=True):
-                verdicts += found
-                progress.update(len(group))
-                for mutant, (verdict, _, _) in zip(group, found, strict=True):
+            for group, judged, found in zip(groups, left, pool.imap(_judge, left), strict=True):
+                known = dict(zip(map(key, judged), found, strict=True))
+                verdicts += [known.get(key(mutant), ("failed", None, 0.0)) for mutant in group]
+                progress.update(len(judged))
+                for mutant, (verdict, _, _) in zip(judged, found, strict=True):
                     if verdict == "passed":
                         progress.write(f"{mutant.file}:{mutant.line}  {mutant.code}   {mutant.change}", sys.stderr)
     return report(everything, verdicts, explained, time.monotonic() - started, arguments, print)
@@ -269,7 +301,7 @@ def report(
         say(f"survives {mutant.file}:{mutant.line}  {mutant.code}   {mutant.change}")
         say(f"         {explained.get(key(mutant), 'NOT EXPLAINED in docs/safety-core.md')}")
     tried, survived = {key(mutant) for mutant in everything}, {key(mutant) for mutant in survivors}
-    whole = arguments.every == 1 and not arguments.lines and tuple(arguments.files) == FILES
+    whole = arguments.share == 1.0 and not arguments.lines and tuple(arguments.files) == FILES
     needless = sorted(row for row in explained if row not in survived and (row in tried or whole))
     for row in needless:
         say(f"explained, but noticed or gone: {row}")
@@ -278,13 +310,15 @@ def report(
     say(f"{len(survivors)} survivors, {len(missing)} of them not explained")
 
     now = datetime.now(timezone.utc)
-    per_file: dict[str, dict[str, int]] = {}
+    per_file: dict[str, dict] = {}
     for mutant, (verdict, _, _) in zip(everything, verdicts, strict=True):
-        row = per_file.setdefault(mutant.file, {"mutants": 0, "noticed": 0})
+        row = per_file.setdefault(mutant.file, {"mutants": 0, "noticed": 0, "sha256": digest(mutant.file)})
         row["mutants"] += 1
         row["noticed"] += verdict != "passed"
     result = {
         "date": now.isoformat(timespec="seconds"),
+        "share": arguments.share,
+        "seed": arguments.seed,
         "mutants": len(everything),
         "noticed": noticed,
         "endless": sum(verdict == "endless" for verdict, _, _ in verdicts),

@@ -41,7 +41,7 @@ class OrientationCone:
             return quaternion
         hinge = cross(axis, self._cone_axis)
         if math.hypot(*hinge) < 1e-9:  # straight away from the cone, where every way back is equally long
-            hinge = cross(axis, (1.0, 0.0, 0.0) if abs(axis[0]) < 0.5 else (0.0, 1.0, 0.0))
+            hinge = max((cross(axis, other) for other in np.eye(3).tolist()), key=lambda hinge: math.hypot(*hinge))
         turn = scaled(direction(hinge), excess)
         return rotations.multiply(rotations.from_rotation_vector(np.array(turn)), quaternion)
 

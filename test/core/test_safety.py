@@ -243,18 +243,43 @@ def test_from_outside_every_wall_the_arm_comes_straight_in(axis, side):
     assert ways[-1] == pytest.approx((LOW if side < 0 else HIGH)[axis], abs=1e-6)
 
 
-def test_a_harder_stop_that_would_not_fit_is_not_taken():
+def tighten_box(limiter):
+    limiter._high = (limiter.pose.position[0] + 1e-4, *limiter._high[1:])
+
+
+def tighten_speed(limiter):
+    limiter._limits = limiter._limits._replace(speed=0.9 * math.hypot(*limiter.velocity))
+
+
+def tighten_cone(limiter):
+    limiter._cone._max_tilt = 0.0
+
+
+def tighten_angular_speed(limiter):
+    speed = 0.9 * math.hypot(*limiter.angular_velocity)
+    limiter._angular_limits = limiter._angular_limits._replace(speed=speed)
+
+
+@pytest.mark.parametrize(
+    ("tighten", "kept", "replaced"),
+    [
+        (tighten_box, "_move", "_turn"),
+        (tighten_speed, "_move", "_turn"),
+        (tighten_cone, "_turn", "_move"),
+        (tighten_angular_speed, "_turn", "_move"),
+    ],
+)
+def test_a_harder_stop_that_would_not_fit_is_not_taken(tighten, kept, replaced):
     """It is not known to happen; the plan there is stops as well, only more gently."""
     limiter = SafetyLimiter(dataclasses.replace(LIMITS, max_tilt=1.0, cone_axis=(0.0, 0.0, 1.0)), at())
     goal = Pose(np.array([0.7, 0.0, 0.3]), rotations.from_rotation_vector(np.array([0.9, 0.0, 0.0])))
     for _ in range(12):
         limiter.follow(goal, TICK)
-    move, turn = limiter._move, limiter._turn
-    limiter._high = (limiter.pose.position[0] + 1e-4, *limiter._high[1:])
-    limiter._cone._max_tilt = 0.0
+    before = {name: getattr(limiter, name) for name in (kept, replaced)}
+    tighten(limiter)
     limiter._plan_stop()
-    assert limiter._move is move
-    assert limiter._turn.pieces != turn.pieces or limiter._turn is turn
+    assert getattr(limiter, kept) is before[kept]
+    assert getattr(limiter, replaced) is not before[replaced]
 
 
 def way_along(axis, *places):

@@ -60,6 +60,14 @@ def test_an_open_cone_changes_nothing():
     assert np.linalg.norm(rotations.rotation_between(follow(limiter, DOWN, 300)[-1], DOWN)) < 1e-6
 
 
+def test_a_cone_of_pi_holds_every_way_through_every_orientation():
+    """Also upside down, where a bend could lead out of a cone that is almost as wide."""
+    way = motion((0.0, 0.0), (0.3, 0.4), (0.6, 0.0))
+    for max_tilt, held in ((math.pi, True), (math.pi - 1e-3, False)):
+        assert OrientationCone((0.0, 0.0, 1.0), (0.0, 0.0, -1.0), max_tilt).holds(rotations.IDENTITY, way) is held
+    assert OrientationCone((0.0, 0.0, 1.0), (0.0, 0.0, -1.0), math.pi).clamp(DOWN) is DOWN
+
+
 def test_the_stream_ends_at_the_edge_of_the_cone():
     limiter = SafetyLimiter(LIMITS, Pose(PLACE, DOWN))
     tilts = [tilt(q) for q in follow(limiter, tilted(0.0, 1.2, 0.0))]
