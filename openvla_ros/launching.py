@@ -1,6 +1,7 @@
 """The described processes as actions of `ros2 launch`. Needs launch and launch_ros; only launch files use it."""
 
 import inspect
+import os
 from typing import Any
 
 from launch import LaunchContext, LaunchDescription
@@ -9,6 +10,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from openvla_ros.node_support import PARENT_VARIABLE
 from openvla_ros.system import ProcessSpec, argument_fields, arguments_from, describe_system
 
 
@@ -48,7 +50,8 @@ def node_action(spec: ProcessSpec) -> Node:
         # Files first: of two values for one parameter, ROS takes the later one.
         parameters=[*(str(path) for path in spec.parameter_files), *parameter_dictionaries(spec)],
         remappings=list(spec.remappings),
-        additional_env=dict(spec.environment),
+        # `ros2 launch` that is killed, or told to end by SIGTERM alone, leaves its processes running.
+        additional_env={**spec.environment, PARENT_VARIABLE: str(os.getpid())},
         ros_arguments=["--enclave", spec.enclave],
         output="screen",
         **details,

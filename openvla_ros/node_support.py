@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -27,7 +28,7 @@ __all__ = ["EXIT_CONFIG", "EXIT_FAULT", "autostart", "end_with_parent", "run", "
 EXIT_FAULT = 1
 EXIT_CONFIG = 3
 
-# Set by the supervisor of bringup.py to its own process id.
+# Set by bringup.py and launching.py to the id of the process that starts the others.
 PARENT_VARIABLE = "OPENVLA_SUPERVISOR_PID"
 
 # Braking takes 0.3 s at most; a launcher waits 5 s before it kills.
@@ -128,13 +129,13 @@ def _wind_down(node: Node, executor: SingleThreadedExecutor) -> None:
 
 
 def end_with_parent() -> None:
-    """Asks Linux to end this process when its supervisor dies: nobody would be left to stop the arm."""
+    """Asks Linux to end this process when the one that started it dies: nobody would be left to stop the arm."""
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is None or not sys.platform.startswith("linux"):
         return
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it died before the line above
+    if os.getppid() != int(parent) and not Path(f"/proc/{parent}").exists():  # it died before the line above
         os.kill(os.getpid(), signal.SIGTERM)
 
 

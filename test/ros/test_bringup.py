@@ -16,6 +16,7 @@ from openvla_core.errors import ConfigError
 from openvla_core.sim import rendering
 from openvla_ros import bringup, cli, conversions, topics
 from openvla_ros.bringup import ProcessError, ProcessGroup
+from openvla_ros.node_support import PARENT_VARIABLE
 from openvla_ros.system import ProcessSpec, arguments_from, describe_system
 
 
@@ -169,6 +170,24 @@ def test_nodes_end_when_their_supervisor_is_killed(world, tmp_path):
         supervisor.kill()
         with contextlib.suppress(ProcessLookupError):
             os.kill(node, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("alive", "printed"), [(True, "goes on\n"), (False, "")])
+def test_a_node_that_is_started_through_another_program_ends_only_when_its_supervisor_is_gone(alive, printed):
+    """As with `ros2 launch --launch-prefix`: its parent is then not the launcher."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    supervisor = os.getpid() if alive else gone.pid
+    node = "from openvla_ros.node_support import end_with_parent; end_with_parent(); print('goes on')"
+    through = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {node!r}])"
+    done = subprocess.run(
+        [sys.executable, "-c", through],
+        env={**os.environ, PARENT_VARIABLE: str(supervisor)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == printed, done.stderr
 
 
 def is_running(pid: int) -> bool:

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from openvla_ros.backends.interbotix import InterbotixSettings
 from openvla_ros.backends.joint_trajectory import JointTrajectorySettings
 from openvla_ros.backends.servo import ServoSettings
 from openvla_ros.controller_node import ControllerSettings
+from openvla_ros.node_support import PARENT_VARIABLE
 from openvla_ros.policy_node import PolicySettings
 from openvla_ros.say import SaySettings
 from openvla_ros.sim_node import SimSettings
@@ -271,7 +273,8 @@ def test_launch_describes_every_argument_and_starts_the_same_processes(path, tin
     for node, spec in zip(made, expected, strict=True):
         assert (node["executable"], node["namespace"]) == (spec.executable, spec.namespace)
         assert node["remappings"] == list(spec.remappings)
-        assert node["additional_env"] == dict(spec.environment)
+        # By its process id the nodes notice when launch is gone.
+        assert node["additional_env"] == {**spec.environment, PARENT_VARIABLE: str(os.getpid())}
         files = [parameter for parameter in node["parameters"] if isinstance(parameter, str)]
         assert files == [str(file) for file in spec.parameter_files]
         values = {k: v.evaluate(context) for p in node["parameters"] if isinstance(p, dict) for k, v in p.items()}
