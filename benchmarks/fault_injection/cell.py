@@ -4,6 +4,7 @@ import itertools
 import signal
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -17,6 +18,8 @@ from openvla_ros.topics import State
 CARD = ROOT / "config" / "conventions" / "metres_rotation_vector.yaml"
 COUNT = itertools.count(1)
 STEADY_S = 0.2
+# The pretend robot says its mode only where the message package is installed.
+HAS_ROBOT_STATE = find_spec("franka_msgs") is not None
 
 
 def robot_settings(robot: str) -> dict:
@@ -70,6 +73,8 @@ class Cell:
         """The real controller_node, not in a dry run."""
         self.spy.stream.forget()
         parameters = ["--params-file", str(ROOT / "config" / "robots" / f"{self.robot}.yaml"), "-p", "dry_run:=false"]
+        if not HAS_ROBOT_STATE:
+            parameters += ["-p", "crisp.robot_state:=''"]
         module = ["-m", "openvla_ros.controller_node"]
         self.processes.start("controller", module, *parameters, *self.controller_arguments, *self._clock(), *more)
 

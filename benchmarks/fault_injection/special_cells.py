@@ -52,7 +52,6 @@ class SimTimeCell(RobotCell):
         if now_s + self.offset_s + by_s < 10.0:
             by_s = 60.0
         self.offset_s += by_s
-        self.spy.stream.forget()
         return now_s
 
     def freeze(self) -> float:
@@ -60,14 +59,12 @@ class SimTimeCell(RobotCell):
         now_s = time.monotonic()
         self.frozen = True
         self._frozen_s = now_s
-        self.spy.stream.forget()
         return now_s
 
     def reset_clock(self) -> float:
         """Starts the clock at 1 s; returns the monotonic time just before."""
         now_s = time.monotonic()
         self.offset_s = 1.0 - now_s
-        self.spy.stream.forget()
         return now_s
 
     def heal(self) -> None:
@@ -75,7 +72,6 @@ class SimTimeCell(RobotCell):
         if self.frozen:
             self.offset_s -= time.monotonic() - self._frozen_s
             self.frozen = False
-            self.spy.stream.forget()
 
     def close(self) -> None:
         self._beat.ended.set()

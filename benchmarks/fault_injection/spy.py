@@ -86,15 +86,19 @@ class Spy:
 
     # What is heard ----------------------------------------------------------------------------------------------
 
-    def _on_command(self, message) -> None:
-        now_s = time.monotonic()
+    def _on_command(self, message, info) -> None:
         if conversions.frame_of(message) == ROGUE:
             return
         stamp_s = conversions.stamp_ns(message) * 1e-9
         position, q = message.pose.position, message.pose.orientation
         pose = Pose(np.array([position.x, position.y, position.z]), np.array([q.x, q.y, q.z, q.w]))
-        self.commands.append((now_s, stamp_s, pose))
-        self.stream.on_command(stamp_s if self._by_stamp else now_s, pose, conversions.frame_of(message))
+        self.commands.append((time.monotonic(), stamp_s, pose))
+        self.stream.on_command(stamp_s if self._by_stamp else self._sent_s(info), pose, conversions.frame_of(message))
+
+    def _sent_s(self, info) -> float:
+        """When a message was published, in the clock of the stream: that of the stamps, or the monotonic one."""
+        sent_s = info["source_timestamp"] * 1e-9
+        return sent_s if self._by_stamp else sent_s - time.time() + time.monotonic()
 
     def _on_measured(self, message) -> None:
         try:
@@ -107,11 +111,11 @@ class Spy:
         self.measured.append((now_s, pose))
         self.stream.on_measured(conversions.stamp_ns(message) * 1e-9 if self._by_stamp else now_s, pose)
 
-    def _on_gripper(self, message) -> None:
-        now_s, value = time.monotonic(), conversions.to_number(message)
+    def _on_gripper(self, message, info) -> None:
+        value = conversions.to_number(message)
         if not self.grippers or self.grippers[-1][1] != value:
-            self.grippers.append((now_s, value))
-        self.stream.on_gripper(time.time() if self._by_stamp else now_s, value)
+            self.grippers.append((time.monotonic(), value))
+        self.stream.on_gripper(self._sent_s(info), value)
 
     def _on_report(self, message) -> None:
         report = conversions.to_status(message)
