@@ -63,6 +63,7 @@ def load_policy(
         temperature: 0 for the most likely action; above, actions are drawn at random.
         seed: of the random draws; None for a different sequence each time.
         adapter: directory of a LoRA adapter in PEFT format; attached, or merged first when the model is quantized.
+            None takes the one in the checkpoint's own directory, where a training may have left it.
         quantization: "none", or "int8", "int4" or "nf4" for the weights of the language model's decoder. The checkpoint
             is then read into main memory and goes to the device layer by layer; bfloat16 is the dtype to choose.
         image_preparation: what is done to frames before the image processor, "none", "bridge", "center_crop" or
@@ -77,6 +78,8 @@ def load_policy(
     check_quantization(quantization)
     full_size = quantization == "none"
     checkpoint = load_checkpoint(path, device=device if full_size else "cpu", dtype=dtype, verify=verify)
+    if adapter is None and (Path(path) / "adapter_config.json").is_file():
+        adapter = path
     if adapter is not None:
         from openvla_core.adapter import attach_adapter, merge_adapter
 
