@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from openvla_core.datasets.episode import EpisodeSource
 
 EXIT_ERROR = 3
+log = logging.getLogger(__name__)
 PARTS = {
     "check": ("openvla_core.datasets.check.run", "find the mistakes in recorded bags"),
     "stats": ("", "write dataset_statistics.json"),
@@ -68,12 +70,15 @@ def shard(argv: Sequence[str]) -> str:
     )
     parser.add_argument("--split", default="train", help="split of an RLDS source (default train)")
     options = parser.parse_args(argv)
+    from openvla_core.datasets.oxe.catalog import DATASETS
     from openvla_core.datasets.oxe.source import OxeEpisodes
     from openvla_core.datasets.streaming.shard_writer import write_shards
 
     published = OxeEpisodes(options.source, options.oxe, options.split) if options.oxe else None
     name = options.name or options.oxe or _name(options)
     source = published or _source(options)
+    if not published and source.name in DATASETS:
+        log.warning("%s: if these are the published files, standardise them: --oxe %s", options.source, source.name)
     written = write_shards(source, options.out, name, future=options.future, frame_size=options.frame_size)
     left_out = written["left_out"] + (published.left_out if published else 0)
     told = f"{written['steps']} steps of {written['episodes']} episodes written to {options.out}"

@@ -98,7 +98,7 @@ class EpisodeSteps:
         place = index - (int(self._ends[number - 1]) if number else 0)
         episode, chunks, trained = self._opened(number)
         if place >= len(trained):
-            raise DatasetError(f"{self.name}: episode {number} has {len(trained)} steps to train on; lengths told more.")
+            raise DatasetError(f"{self.name}: episode {number} has {len(trained)} trained steps; lengths told more.")
         step = int(trained[place])
         frames = episode.images[self._camera]
         encoded = frames.encoded(step)

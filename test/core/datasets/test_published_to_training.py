@@ -143,6 +143,12 @@ def test_the_command_tells_what_it_left_out(tmp_path, capsys, caplog):
     assert "left out: 1, such as episode_000002: the instruction contains control characters (U+0009)" in caplog.text
 
 
+def test_published_files_that_are_taken_as_they_are_get_a_warning(folders, tmp_path, caplog):
+    """bridge_orig would pass: its actions are seven numbers, though not yet those that are trained on."""
+    assert main(["shard", str(folders[BRIDGE_NAME]), str(tmp_path / "out")]) == 0
+    assert "--oxe bridge_orig" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

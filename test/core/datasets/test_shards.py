@@ -208,5 +208,5 @@ def test_a_damaged_step_is_told_when_it_is_read(folder):
 def test_the_lengths_must_fit_the_episodes(episodes):
     with pytest.raises(DatasetError, match="2 lengths for 3 episodes"):
         EpisodeSteps(episodes, lengths=[1, 2])
-    with pytest.raises(DatasetError, match="episode 1 has 12 steps"):
+    with pytest.raises(DatasetError, match="episode 1 has 12 trained steps"):
         EpisodeSteps(episodes, lengths=[7, 13, 5])[7 + 12]
