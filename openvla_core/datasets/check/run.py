@@ -86,14 +86,21 @@ def check_evidence(
 ) -> Report:
     """Runs all families over what was gathered."""
     settings = settings or CheckSettings()
-    found = list(findings)
-    for evidence in evidences:
-        own = [finding for check in PER_EPISODE for finding in check(evidence, settings)]
-        explained = any(f.kind.severity == ERROR and f.code != "EPISODE_UNUSABLE" for f in own)
-        found += [f for f in own if not (f.code == "EPISODE_UNUSABLE" and explained)]
-    for check_set in PER_SET:
-        found += check_set(evidences, settings)
+    found = [*findings, *(finding for evidence in evidences for finding in check_episode(evidence, settings))]
+    found += check_set(evidences, settings)
     return Report(name, evidences, sorted(found, key=lambda f: (f.kind.severity != ERROR, f.episode, f.code)))
+
+
+def check_episode(evidence: Evidence, settings: CheckSettings) -> list[Finding]:
+    """What is wrong with one episode by itself."""
+    own = [finding for check in PER_EPISODE for finding in check(evidence, settings)]
+    explained = any(f.kind.severity == ERROR and f.code != "EPISODE_UNUSABLE" for f in own)
+    return [f for f in own if not (f.code == "EPISODE_UNUSABLE" and explained)]
+
+
+def check_set(evidences: Sequence[Evidence], settings: CheckSettings) -> list[Finding]:
+    """What is wrong with the episodes as a set."""
+    return [finding for check in PER_SET for finding in check(evidences, settings)]
 
 
 def text(report: Report) -> str:

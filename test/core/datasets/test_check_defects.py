@@ -1,6 +1,7 @@
 """Every kind of defect that is planted in a clean set is found, under its own code; a clean set has no finding."""
 
 import copy
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,12 @@ from openvla_core import rotations
 from openvla_core.datasets.bags.reader import ReadingSettings
 from openvla_core.datasets.check.evidence import Evidence, from_bag
 from openvla_core.datasets.check.findings import KINDS
-from openvla_core.datasets.check.run import check_bags, check_evidence
+from openvla_core.datasets.check.run import check_bags, check_episode, check_evidence, check_set
+from openvla_core.datasets.check.settings import CheckSettings
 from openvla_core.training.tiny_checkpoint import tiny_convention
 
+LIMITS = CheckSettings()
+NOISE = 8.0  # grey levels of flicker
 SIZE = 3  # episodes of the clean set; the defect goes into the last one
 
 
@@ -388,10 +392,11 @@ def test_a_planted_defect_is_found(plant, code, tapes, clean, scribe, tmp_path):
     tape = copy.deepcopy(tapes[-1])
     plant(tape)
     evidence = from_bag(scribe.write(tape, tmp_path), ReadingSettings())
-    report = check_evidence("planted", [*clean[:-1], evidence])
-    found = {finding.code for finding in report.findings if finding.episode in (tape.name, "")}
+    # What is wrong with the others by themselves does not depend on this one: the clean set as a whole says it.
+    findings = check_episode(evidence, LIMITS) + check_set([*clean[:-1], evidence], LIMITS)
+    found = {finding.code for finding in findings if finding.episode in (tape.name, "")}
     assert code in found, f"found {found or 'nothing'} instead"
-    assert not [f for f in report.findings if f.episode in {e.name for e in clean[:-1]}]
+    assert not [f for f in findings if f.episode in {e.name for e in clean[:-1]}]
 
 
 def test_a_clean_set_has_no_finding(clean):
@@ -410,13 +415,50 @@ def test_what_the_simulator_and_its_expert_make_is_clean(simulated):
     assert [f"{f.code}: {f.sentence}" for f in check_evidence("simulated", evidences).findings] == []
 
 
-@pytest.mark.parametrize("frames", [-4, 4])
-def test_pictures_that_lag_or_lead_by_four_tenths_of_a_second_are_found(frames, simulated, scribe, tmp_path):
-    tapes, evidences = simulated
-    tape = copy.deepcopy(tapes[-1])
+@pytest.fixture(scope="module")
+def late(simulated, scribe, tmp_path_factory) -> list[Evidence]:
+    """The same episodes by a camera whose frames flicker and are three tenths of a second old."""
+    root = tmp_path_factory.mktemp("late")
+    return [from_bag(scribe.write(faint(delayed(tape, 3)), root), ReadingSettings()) for tape in simulated[0]]
+
+
+def delayed(tape: Tape, frames: int) -> Tape:
+    """The tape with each picture so many frames late."""
+    tape = copy.deepcopy(tape)
     values = [note.value for note in tape.notes[CAMERA]]
     for i, note in enumerate(tape.notes[CAMERA]):
         note.value = values[min(max(i - frames, 0), len(values) - 1)]
+    return tape
+
+
+def faint(tape: Tape, strength: float = NOISE) -> Tape:
+    """The tape with flicker in its pictures, which drowns part of the motion."""
+    rng = np.random.default_rng(7)
+    for note in tape.notes[CAMERA]:
+        shift = rng.normal(0, strength)
+        note.value = np.clip(note.value.astype(float) + shift, 0, 255).astype(np.uint8)
+    return tape
+
+
+def test_an_offset_too_faint_in_every_episode_adds_up_in_the_set(late):
+    """Each episode alone is not sure enough; together they are."""
+    own = [finding.code for evidence in late for finding in check_episode(evidence, LIMITS)]
+    assert "IMAGE_ACTION_OFFSET" not in own
+    (finding,) = [f for f in check_set(late, LIMITS) if f.code == "IMAGE_ACTION_OFFSET"]
+    assert finding.episode == ""
+    assert 0.2 < float(re.search(r"trail the tool by ([\d.]+) s", finding.sentence)[1]) < 0.45
+
+
+def test_the_same_flicker_without_an_offset_is_none(simulated, scribe, tmp_path):
+    tapes = [faint(copy.deepcopy(tape)) for tape in simulated[0]]
+    evidences = [from_bag(scribe.write(tape, tmp_path), ReadingSettings()) for tape in tapes]
+    assert "IMAGE_ACTION_OFFSET" not in set_codes(evidences)
+
+
+@pytest.mark.parametrize("frames", [-4, 4])
+def test_pictures_that_lag_or_lead_by_four_tenths_of_a_second_are_found(frames, simulated, scribe, tmp_path):
+    tapes, evidences = simulated
+    tape = delayed(tapes[-1], frames)
     evidence = from_bag(scribe.write(tape, tmp_path), ReadingSettings())
     report = check_evidence("planted", [*evidences[:-1], evidence])
     (finding,) = [f for f in report.findings if f.code == "IMAGE_ACTION_OFFSET" and f.episode == tape.name]
