@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import bag_tools
 import numpy as np
@@ -39,6 +40,23 @@ def test_a_chain_through_every_format_changes_nothing(tmp_path):
         assert convert(source, tmp_path / f"set_{index}", to) == 3
         source = open_source(tmp_path / f"set_{index}")
         assert_same(given, source)
+
+
+def test_holes_in_a_recording_stay_where_they_are(tmp_path):
+    """Chunks of actions end at them, also when they are made from converted data."""
+    given = [replace(each, metadata={**each.metadata, "holes": [2]}) for each in episodes()]
+    source = Listed(given)
+    for to in TARGETS:
+        convert(source, tmp_path / to, to)
+        for each in open_source(tmp_path / to):
+            assert each.segment.tolist() == [0, 0] + [1] * (len(each) - 2)
+
+
+@pytest.mark.parametrize("holes", [[0], [2, 2], [99], ["2"], "2", [3, 2], [True]])
+def test_holes_that_cannot_be_are_refused(holes):
+    first = episodes()[0]
+    with pytest.raises(DatasetError, match="holes"):
+        replace(first, metadata={"holes": holes})
 
 
 @pytest.fixture(scope="module")
