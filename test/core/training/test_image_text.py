@@ -65,7 +65,7 @@ def test_questions_are_optional(folder):
         ("{", "line 2 is not JSON"),
         ({"image": "a.png"}, "line 2 is not understood"),
         ({"image": "a.png", "answer": "  "}, "line 2 is not understood"),
-        ({"image": "a.png", "anser": "a cup"}, "line 2 is not understood"),
+        ({"image": "a.png", "reply": "a cup"}, "line 2 is not understood"),
         ({"image": "a.png", "answer": 3}, "line 2 is not understood"),
         ({"image": "c.png", "answer": "a cup"}, "line 2: the image .*c.png does not exist"),
         ({"image": "../secret.png", "answer": "a cup"}, "lies outside"),
