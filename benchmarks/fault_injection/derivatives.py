@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 ORDERS = ("speed", "acceleration", "jerk")
-LONGEST_SEGMENT_M = 0.02  # measured poses further apart than this are no track
+LONGEST_SEGMENT_M = 0.05  # measured poses further apart than this are no track
 
 
 def derivative_weights(times: np.ndarray) -> np.ndarray:

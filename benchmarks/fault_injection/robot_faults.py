@@ -7,11 +7,12 @@ import numpy as np
 
 from fault_injection.cell import HAS_ROBOT_STATE
 from fault_injection.rows import Trial, row
-from fault_injection.spy import Timeout
+from fault_injection.spy import Disturbed, Timeout
 from fault_injection.stream_faults import latched, random_phase, stopped
 from openvla_ros.topics import State
 
 LAST_STEP_MM = 0.5  # 0.025 m/s
+LATEST_S = 0.03
 STILL = 0.001  # m/s: the pretend arm comes ever nearer to its target
 
 
@@ -53,6 +54,7 @@ def controller_killed(cell, i: int) -> Trial:
     still_s = time.monotonic()
     cell.spy.until(lambda: cell.spy.speed(0.1, measured=True) < STILL, 2.0, "the robot stands still")
     still_s = 0.3 + time.monotonic() - still_s
+    cell.spy.catch_up()
     cell.spy.reports.clear()
     last_s = cell.spy.commands[-1][0]
     cell.start_controller()
@@ -103,6 +105,7 @@ def robot_absent(cell, i: int) -> Trial:
             assert absent.lifecycle(3, 10.0), "not activated"
         missing = ("BACKEND_ABSENT", "ROBOT_STATE_STALE")
         absent.spy.until(lambda: absent.spy.report.code in missing, 20.0, "the robot is missed")
+        time.sleep(0.5)  # just after it was configured a robot that is still starting is no reason to refuse
         done = absent.spy.trigger("start")[0] if i % 2 else absent.lifecycle(3, 10.0)
         passed_s = time.monotonic() - begun_s
         sentence = absent.spy.report.sentence
@@ -247,6 +250,9 @@ def terminated(cell, i: int) -> Trial:
     code = cell.processes.wait("controller", 10.0)
     passed_s = time.monotonic() - at_s
     time.sleep(0.3)
+    cell.spy.catch_up()
+    if cell.spy.lag_s() > LATEST_S:
+        raise Disturbed("what was sent last may have been lost on its way to a spy that was not scheduled")
     last = [pose.position for _, _, pose in list(cell.spy.commands)[-6:]]
     moving = [k for k, (a, b) in enumerate(zip(last, last[1:], strict=False)) if (a != b).any()]
     holds = len(last) - 1 - max(moving, default=-1)

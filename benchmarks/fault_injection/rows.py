@@ -171,7 +171,8 @@ def run_row(row: Row, cell, repeats: int, on_trial: Callable[[], None], patience
         on_trial()
     if cell is not None:
         time.sleep(0.35)  # the states around the last commands come after them
-        stream.flush()
+        cell.spy.catch_up()
+        stream.finish()
         outcome.commands = stream.commands - before[0]
         outcome.unsafe = stream.violations - before[1]
         outcome.examples = stream.examples[before[2] :]

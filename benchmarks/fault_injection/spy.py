@@ -22,10 +22,11 @@ from openvla_ros.topics import State
 
 ROGUE = "rogue"  # frame of commands that the harness itself sends as an intruder
 # Deeper than what is published with: what the robot hears and a spy that was not scheduled does not is not checked.
-DEEP = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
+DEEP = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
 DEEP_LATCHED = QoSProfile(
-    depth=200, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+    depth=2000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
+SILENT_S = 0.6  # who was not heard for so long has nothing more to say
 ANSWER_S = 2.0  # an answer that is not there after this long was lost on the way
 
 
@@ -53,7 +54,7 @@ class Spy:
         self.chunks: deque[float] = deque(maxlen=2000)
         self.applied: deque[tuple[float, Any]] = deque(maxlen=2000)
         self.grippers: deque[tuple[float, float]] = deque(maxlen=3000)
-        self.diagnostics: dict[str, str] = {}
+        self._newest: dict[str, tuple[float, float]] = {}  # when it was heard (monotonic) and sent (system clock)
         parameters = [Parameter("use_sim_time", value=sim_time)]
         self.node = rclpy.create_node("spy", namespace=namespace, parameter_overrides=parameters)
         listen = self.node.create_subscription
@@ -93,6 +94,7 @@ class Spy:
         position, q = message.pose.position, message.pose.orientation
         pose = Pose(np.array([position.x, position.y, position.z]), np.array([q.x, q.y, q.z, q.w]))
         self.commands.append((time.monotonic(), stamp_s, pose))
+        self._newest["command"] = (time.monotonic(), info["source_timestamp"] * 1e-9)
         self.stream.on_command(stamp_s if self._by_stamp else self._sent_s(info), pose, conversions.frame_of(message))
 
     def _sent_s(self, info) -> float:
@@ -100,16 +102,16 @@ class Spy:
         sent_s = info["source_timestamp"] * 1e-9
         return sent_s if self._by_stamp else sent_s - time.time() + time.monotonic()
 
-    def _on_measured(self, message) -> None:
+    def _on_measured(self, message, info) -> None:
+        self._newest["measured"] = (time.monotonic(), info["source_timestamp"] * 1e-9)
         try:
             pose = conversions.to_pose(message)
         except ActionError:
             return
         if conversions.frame_of(message) != self.stream.limits.base_frame:
             return
-        now_s = time.monotonic()
-        self.measured.append((now_s, pose))
-        self.stream.on_measured(conversions.stamp_ns(message) * 1e-9 if self._by_stamp else now_s, pose)
+        self.measured.append((time.monotonic(), pose))
+        self.stream.on_measured(conversions.stamp_ns(message) * 1e-9 if self._by_stamp else self._sent_s(info), pose)
 
     def _on_gripper(self, message, info) -> None:
         value = conversions.to_number(message)
@@ -117,13 +119,13 @@ class Spy:
             self.grippers.append((time.monotonic(), value))
         self.stream.on_gripper(self._sent_s(info), value)
 
-    def _on_report(self, message) -> None:
+    def _on_report(self, message, info) -> None:
         report = conversions.to_status(message)
         last = self.reports[-1][1] if self.reports else None
         if last and (report.code, report.state, report.sentence) == (last.code, last.state, last.sentence):
             return
         self.reports.append((time.monotonic(), report))
-        at_s = report.stamp_ns * 1e-9 if self._by_stamp else self.reports[-1][0]
+        at_s = report.stamp_ns * 1e-9 if self._by_stamp else self._sent_s(info)
         self.stream.on_status(at_s, report.state == State.ACTIVE)
 
     def _on_policy_report(self, message) -> None:
@@ -186,6 +188,22 @@ class Spy:
                 raise Timeout(f"{what}: not within {timeout_s:g} s; the controller said {last}")
             time.sleep(0.002)
         return value
+
+    def lag_s(self) -> float:
+        """How late the newest command was heard, seconds."""
+        heard_s, sent_s = self._newest["command"]
+        return heard_s - sent_s + time.time() - time.monotonic()
+
+    def catch_up(self, timeout_s: float = 10.0) -> None:
+        """Returns once everything that was sent until now has been looked at: a busy machine makes the spy late."""
+        now_s, deadline_s = time.time(), time.monotonic() + timeout_s
+
+        def is_behind() -> bool:
+            newest = list(self._newest.values())
+            return any(sent_s < now_s and time.monotonic() - heard_s < SILENT_S for heard_s, sent_s in newest)
+
+        while is_behind() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
 
     @property
     def report(self):

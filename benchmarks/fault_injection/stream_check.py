@@ -29,10 +29,10 @@ PAUSE_S = 0.25  # a stream that was silent for this long starts anew, at rest
 STILL_AFTER_S = 0.5  # of a hold: the stop itself takes 0.15 s
 FOLLOWS_AFTER_S = 0.5  # of motion: what is left of a stop is carried out first, with its stronger limits
 AT_MEASURED_M = 0.001
-PROOF_S = 1.0  # within which the pose that a stream began at must be heard
+PROOF_S = 4.0  # within which the pose that a stream began at must be heard
 KNOWN_S = 1.0  # how old that pose may be
 TOGGLE_S = 0.3
-SENDING_S = 0.02  # from a decision to the message about it
+SENDING_S = 0.05  # from a decision to the message about it
 OLDEST_IMAGE_S = 0.5
 
 
@@ -55,7 +55,7 @@ class StreamCheck:
         self._late_s = -math.inf  # the newest stamp when a late one was first seen
         self._last: Pose | None = None
         self._beginnings: list[tuple[float, np.ndarray]] = []  # stamp and place, to be found among the measured
-        self._measured: deque[tuple[float, np.ndarray]] = deque(maxlen=800)
+        self._measured: deque[tuple[float, np.ndarray]] = deque(maxlen=1500)
         self._gripper: tuple[float, float] | None = None
         self.knows_poses = True  # False while the measured poses cannot be heard
 
