@@ -4,9 +4,6 @@ The same options as `openvla finetune`, which is enough on one GPU or on a CPU.
 """
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from openvla_core.training.finetune import main
 
