@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from openvla_core.arm_kinematics import load_arm
 from openvla_core.supervisor import State as CoreState
 from openvla_core.types import Pose
 from openvla_ros import controller_node, conversions, topics
+from openvla_ros.controller_orders import press_estop
 from openvla_ros.topics import State
 
 TIMEOUT_S = 0.3  # 1.5 periods at 5 Hz
@@ -162,6 +164,67 @@ def test_the_emergency_stop_is_latched(bench):
     assert bench.until_code("STOPPED").state == State.STANDBY
     assert bench.call("start")[0]
     bench.until_code("WAITING")
+
+
+def remembered(bench, monkeypatch) -> list:
+    """What the backend is told from now on: (stamp_ns, command)."""
+    sent, send = [], bench.controller.backend.send
+    monkeypatch.setattr(
+        bench.controller.backend, "send", lambda safe, stamp_ns: (sent.append((stamp_ns, safe)), send(safe, stamp_ns))
+    )
+    return sent
+
+
+def test_an_emergency_stop_brakes_at_once_and_within_the_limits(bench, monkeypatch):
+    """Waiting for the next tick once cost up to 20 ms at full speed."""
+    sent, inputs, limits = remembered(bench, monkeypatch), bench.controller.inputs, bench.controller.settings
+    in_motion(bench)
+    count = len(sent)
+    for _ in range(20):
+        inputs._on_estop(topics.Bool(data=True))
+    assert len(sent) == count + 1, "one command in the callback, and none more for a flood of presses"
+    assert sent[count - 1][1].active and not sent[count][1].active
+    bench.until(lambda: bench.controller.supervisor.at_rest and len(sent) > count + 5, "standstill")
+    acceleration = max(limits.stop_acceleration, limits.max_acceleration)
+    for (before_ns, before), (now_ns, now) in pairwise(sent[count - 2 :]):
+        passed_s = (now_ns - before_ns) * 1e-9
+        assert passed_s > 0.0
+        assert np.linalg.norm(now.pose.position - before.pose.position) <= limits.max_speed * passed_s + 2e-4
+        assert np.linalg.norm(now.velocity - before.velocity) <= acceleration * passed_s + 4e-3
+
+
+def test_an_emergency_stop_by_the_service_brakes_at_once_too(bench, monkeypatch):
+    sent = remembered(bench, monkeypatch)
+    in_motion(bench)
+    count = len(sent)
+    press_estop(bench.controller, topics.SetBool.Request(data=True), topics.SetBool.Response())
+    assert len(sent) == count + 1 and not sent[-1][1].active
+
+
+def test_a_flood_of_poses_costs_a_tick_no_more_than_the_queue_is_long(bench, monkeypatch):
+    """Each message once woke the executor up: 1,000 poses per second left 38 of 50 commands."""
+    supervisor, stamps, per_tick = bench.controller.supervisor, [], []
+    on_pose = supervisor.on_pose
+    monkeypatch.setattr(supervisor, "on_pose", lambda pose, stamp_ns, *more: (
+        stamps.append(stamp_ns), on_pose(pose, stamp_ns, *more)
+    ))  # fmt: skip
+    bench.executor.remove_node(bench.controller)  # nothing but the ticks below
+    for _ in range(200):
+        bench._publish_pose()
+    flooded_ns = bench.now_ns
+    newest_ns = bench.now_ns
+    bench._pose.publish(conversions.pose_message(bench.arm, newest_ns, "panda_link0"))
+
+    def tick() -> bool:
+        count = len(stamps)
+        bench.controller.tick()
+        per_tick.append(len(stamps) - count)
+        return newest_ns in stamps
+
+    bench.until(tick, "the newest pose")
+    assert max(per_tick) <= topics.MEASURED.depth and len(stamps) < 200
+    assert stamps == sorted(stamps) and flooded_ns > stamps[0]
+    bench.executor.add_node(bench.controller)
 
 
 def test_an_emergency_stop_pressed_before_the_start_is_known(start):

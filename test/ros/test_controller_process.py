@@ -47,11 +47,18 @@ def test_the_arm_stands_still_before_the_process_ends(bench, controller, number)
     assert time.monotonic() - asked_s < 2.0
     assert process.returncode == 0
     assert "Traceback" not in process.log.read_text()
+
+    def positions() -> np.ndarray:
+        return np.array([pose.position for _, pose in bench.commands])
+
+    at_rest = "three commands at rest are the last that the robot hears"
+    bench.until(lambda: (positions()[-3:] == positions()[-1]).all(), at_rest)
     bench.quiet_for(0.2)
-    positions = np.array([pose.position for _, pose in bench.commands])
-    assert (positions[-3:] == positions[-1]).all(), "three commands at rest are the last that the robot hears"
-    steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-    assert steps.max() <= 0.4 * 0.05 + 1e-9 and set(bench.grippers) == {1.0}
+    assert (positions()[-3:] == positions()[-1]).all(), at_rest
+    # By their stamps: on a busy machine not every command is heard.
+    passed_s = np.diff([stamp_ns for stamp_ns, _ in bench.commands]) * 1e-9
+    steps = np.linalg.norm(np.diff(positions(), axis=0), axis=1)
+    assert (steps <= 0.4 * passed_s * 1.05 + 1e-4).all() and set(bench.grippers) == {1.0}
 
 
 def test_a_controller_that_comes_back_waits_to_be_started(bench, controller):
