@@ -93,7 +93,7 @@ class RecorderNode(Node):
     def note_instruction(self) -> None:
         """Keeps every change within an episode, where a repair finds it too."""
         if self.writing is not None and self.sentences.note():
-            self.writing.note({"instructions": self.sentences.entries})
+            self.writing.note({"instructions": [*self.sentences.entries]})
 
     def ask_for_card(self) -> None:
         """Asks the controller which convention card it follows, once it is there."""
@@ -203,12 +203,11 @@ class RecorderNode(Node):
     def begin(self) -> None:
         """Opens an episode; raises DatasetError."""
         self.store.require_space(self.settings.min_free_gb)
+        self.sentences.begin()
         episode = self.store.begin(self.facts())
         self.writing = EpisodeThread(episode)
         self.started_s = time.monotonic()
         self.clock = ClockWatch()
-        self.sentences.begin()
-        self.writing.note({"instructions": self.sentences.entries})
         now_ns = time.time_ns()
         for tap in self.taps:
             tap.clear()
@@ -282,6 +281,7 @@ class RecorderNode(Node):
             "version": package_version(),
             "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "instruction": self.sentences.current,
+            "instructions": self.sentences.entries,
             "operator": self.settings.operator,
             "robot": self.settings.robot,
             "convention": self.card,

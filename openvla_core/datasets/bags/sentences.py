@@ -13,6 +13,7 @@ from openvla_core.datasets.bags.recording import Recording
 
 NS_PER_S = 1_000_000_000
 FOREVER_NS = 2**63 - 1
+LATE_S = 0.5  # a first sentence that comes no later than this after the first frame holds from there
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,11 @@ def instruction_of(recording: Recording, fallback: str = "") -> tuple[str, tuple
     if not candidates:
         return fallback, None
     chosen = max(candidates, key=lambda held: held.within(first, last))
-    within = (camera.arrivals_ns >= chosen.begin_ns) & (camera.arrivals_ns < chosen.end_ns)
+    begins_it = (
+        chosen is next(held for held in spoken if held.sentence) and chosen.begin_ns - first <= LATE_S * NS_PER_S
+    )
+    begin_ns = min(first, chosen.begin_ns) if begins_it else chosen.begin_ns
+    within = (camera.arrivals_ns >= begin_ns) & (camera.arrivals_ns < chosen.end_ns)
     if within.all():
         return chosen.sentence, None
     stamps = camera.stamps_ns[within]

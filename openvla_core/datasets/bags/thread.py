@@ -80,5 +80,6 @@ class EpisodeThread:
 
     def _note(self) -> None:
         if self._facts and time.monotonic() - self._noted_s >= NOTE_S:
+            self.episode.writer.flush()  # the note waits for the disk
             self.episode.note(self._facts)
             self._facts, self._noted_s = {}, time.monotonic()

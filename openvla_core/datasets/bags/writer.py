@@ -131,16 +131,21 @@ class BagWriter:
     def tick(self) -> None:
         """Brings what has arrived to the disk when it is time; call it at least ten times a second."""
         now_s = time.monotonic()
-        if self._dirty and now_s - self._flushed_s >= FLUSH_S:
-            with self._storing():
-                self._writer.flush()
-            self._dirty, self._unsynced = False, True
-            self._flushed_s = now_s
+        if now_s - self._flushed_s >= FLUSH_S:
+            self.flush()
         if self._unsynced and now_s - self._synced_s >= SYNC_S:
             with self._storing():
                 self._output.sync()
             self._unsynced = False
             self._synced_s = time.monotonic()
+
+    def flush(self) -> None:
+        """Brings what has arrived into the file, where it survives the end of the process."""
+        if self._dirty:
+            with self._storing():
+                self._writer.flush()
+            self._dirty, self._unsynced = False, True
+            self._flushed_s = time.monotonic()
 
     def finish(self, custom_data: Mapping[str, str]) -> None:
         """Completes the bag: index, metadata.yaml with these facts, everything synced. The lock is kept until close."""

@@ -3,15 +3,13 @@
 from collections.abc import Iterator
 
 from openvla_core.conventions import convention_from_mapping
-from openvla_core.datasets.bags.sentences import told
+from openvla_core.datasets.bags.sentences import LATE_S, told
 from openvla_core.datasets.check.evidence import NS_PER_S, Evidence
 from openvla_core.datasets.check.findings import Finding
 from openvla_core.datasets.check.settings import CheckSettings
 from openvla_core.datasets.episode import PRIMARY
 from openvla_core.errors import ConventionError, InstructionError
 from openvla_core.prompt import clean_instruction
-
-LATE_S = 0.5
 
 
 def check(evidence: Evidence, settings: CheckSettings) -> Iterator[Finding]:

@@ -32,8 +32,10 @@ def tool_path(evidence: Evidence) -> tuple[np.ndarray, np.ndarray] | None:
     return (times[finite], points[finite]) if finite.sum() > 2 else None
 
 
-def signals(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def signals(evidence: Evidence, least_s: float = LEAST_LENGTH_S) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Times on a grid, motion in the picture and speed of the tool (m/s), smoothed alike; None when either is missing.
+
+    None too when both are there for less than `least_s` seconds.
 
     Both are averages over the time between two frames, so that neither is delayed against the other.
     """
@@ -50,7 +52,7 @@ def signals(evidence: Evidence) -> tuple[np.ndarray, np.ndarray, np.ndarray] | N
     tool_times, points = path
     span = max(np.median(np.diff(times)), STEP_S)
     grid = np.arange(max(middles[0], tool_times[0] + span), min(middles[-1], tool_times[-1] - span), STEP_S)
-    if len(grid) * STEP_S < LEAST_LENGTH_S:
+    if len(grid) * STEP_S < least_s:
         return None
 
     def position(at: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from openvla_core.datasets.check.run import Report
 
 MOST_EPISODES = 60  # strips; those with findings come first
 MOST_SENTENCES = 24
+SHORTEST_SHOWN_S = 0.4  # of a curve
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; background: #f5f7fa; margin: 0 auto; max-width: 1060px;
@@ -130,7 +131,7 @@ def _episode(evidence: Evidence, report: Report) -> str:
 
 def _timeline(evidence: Evidence, marks: list[float]) -> str:
     """Speed, motion in the picture and gripper over time, each scaled to its own largest value."""
-    found = signals(evidence)
+    found = signals(evidence, SHORTEST_SHOWN_S)
     lines = []
     if found is not None:
         grid, energy, speed = found

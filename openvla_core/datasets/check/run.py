@@ -73,6 +73,24 @@ def check_bags(
     return check_evidence(root.resolve().name, evidences, settings, findings)
 
 
+def check_path(
+    path: str | Path, reading: ReadingSettings | None = None, settings: CheckSettings | None = None
+) -> Report:
+    """Checks bags, or a data set of another format that is read here. Raises DatasetError when there is neither."""
+    from openvla_core.datasets.convert import detect, open_source
+
+    path = Path(path)
+    if path.is_dir() and not find_bags(path):
+        try:
+            kind = detect(path)
+        except DatasetError:
+            kind = "bags"
+        if kind != "bags":
+            source = open_source(path, kind)
+            return check_episodes(source.name, source, settings)
+    return check_bags(path, reading, settings)
+
+
 def check_episodes(name: str, episodes: Iterable[Episode], settings: CheckSettings | None = None) -> Report:
     """Checks episodes of any format: what needs raw streams, such as clocks, is left out."""
     return check_evidence(name, [from_episode(episode) for episode in episodes], settings)
@@ -138,7 +156,7 @@ def to_json(report: Report) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 without errors, 1 with errors, 2 when nothing could be checked."""
     parser = argparse.ArgumentParser(prog="openvla dataset check", description="Finds mistakes in recorded episodes.")
-    parser.add_argument("root", help="folder of bags, one bag, or one .mcap or .db3 file")
+    parser.add_argument("root", help="bags, one .mcap or .db3 file, or a LeRobot, RLDS or HDF5 data set")
     parser.add_argument("--settings", help="YAML file with topics and how to read the bags")
     parser.add_argument("--limits", help="YAML file with limits of the checks")
     parser.add_argument("--html", help="write the report with plots to this file")
@@ -148,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write = sys.stdout.write
     try:
         reading = load_settings(options.settings) if options.settings else None
-        report = check_bags(options.root, reading, _limits(options.limits))
+        report = check_path(options.root, reading, _limits(options.limits))
         if options.html:
             from openvla_core.datasets.check.report_html import html
 

@@ -210,6 +210,8 @@ def test_of_two_sentences_the_episode_has_the_steps_of_the_one_it_is_named_after
         ([(-9.0, "a"), (0.5, "b")], {"instruction": "a"}, 0.0, 0.5),
         ([(-1.0, "a"), (2.5, "")], {"instruction": "a"}, 0.0, 2.5),
         ([(1.2, "a")], {"instruction": "a"}, 1.2, 9.0),
+        ([(0.3, "a")], {"instruction": "a"}, 0.0, 9.0),
+        ([(-1.0, "b"), (0.3, "a")], {"instruction": "a"}, 0.3, 9.0),
         ([(-1.0, "a"), (1.0, "b")], {"instruction": "corrected by hand"}, 0.0, 9.0),
         ([(-1.0, "a"), (1.0, "a")], {"instruction": "a"}, 0.0, 9.0),
     ],

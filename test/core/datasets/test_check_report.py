@@ -13,6 +13,7 @@ import pytest
 from openvla_core.datasets.bags.reader import BagSource, ReadingSettings
 from openvla_core.datasets.check.report_html import html
 from openvla_core.datasets.check.run import check_bags, check_episodes, main
+from openvla_core.datasets.convert import convert
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,15 @@ def test_every_drawing_is_well_formed(faulty, clean):
             ElementTree.fromstring(drawing)
 
 
+def test_a_short_episode_is_drawn_too(tapes, scribe, tmp_path):
+    """Reaching takes less than two seconds: too little to compare picture and motion, but not to show them."""
+    short = copy.deepcopy(tapes[0])
+    end = short.notes[tools.CAMERA][0].arrival_ns + int(1.6 * tools.S)
+    short.notes = {topic: [n for n in notes if n.arrival_ns < end] for topic, notes in short.notes.items()}
+    scribe.write(short, tmp_path)
+    assert "tool speed, up to" in html(check_bags(tmp_path))
+
+
 def test_episodes_of_other_formats_are_checked_by_what_they_have(clean):
     episodes = list(BagSource(clean, ReadingSettings(trim_idle=False)))
     assert check_episodes("imported", episodes).findings == []
@@ -112,3 +122,12 @@ def test_episodes_of_other_formats_are_checked_by_what_they_have(clean):
     found = {(f.code, f.episode) for f in check_episodes("imported", [*episodes[:2], wrong]).findings}
     assert ("LABELS_MILLIMETRES", "episode_0002") in found
     assert "episode_0001" not in {name for _, name in found}
+
+
+@pytest.mark.parametrize("to", ["lerobot", "rlds"])
+def test_converted_data_sets_are_checked_by_the_same_command(clean, faulty, to, tmp_path, capsys):
+    for recordings, status in ((clean, 0), (faulty, 1)):
+        folder = tmp_path / f"{recordings.name}_{to}"
+        convert(BagSource(recordings), folder, to)
+        assert main([str(folder), "--warnings-are-errors"]) == status, capsys.readouterr().out
+    assert {"FAILURE_INCLUDED", "OUTLIER"} <= set(capsys.readouterr().out.split())
