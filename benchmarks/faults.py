@@ -11,6 +11,7 @@ every command and checks it: finite, within speed, acceleration, jerk and box, n
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -35,6 +36,8 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, help="write a picture of the times here")
     parser.add_argument("--report", action="store_true", help="run nothing: page and picture of what --json holds")
     arguments = parser.parse_args()
+    if arguments.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install matplotlib")
 
     results = json.loads(arguments.json.read_text()) if arguments.report else run(arguments)
     from fault_injection import report

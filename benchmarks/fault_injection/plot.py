@@ -16,7 +16,7 @@ def plot(results: dict, path: Path) -> None:
     spread = np.random.default_rng(0)
     for place, row in enumerate(rows):
         times = np.array(row["times_ms"])
-        late = bool(row["bound_ms"]) and times > row["bound_ms"]
+        late = times > (row["bound_ms"] or np.inf)
         heights = place + spread.uniform(-0.25, 0.25, len(times))
         axes.scatter(times, heights, s=9, alpha=0.5, linewidths=0, c=np.where(late, "tab:red", "tab:blue"))
         axes.plot([row["hold_ms"]["median"]] * 2, [place - 0.38, place + 0.38], color="black", linewidth=1.4)
