@@ -218,7 +218,8 @@ def groups_of(everything: list[Mutant], share: float, seed: int) -> list[list[Mu
     for (file, _), group in groups.items():
         Random(f"{seed} {file} {group[0].code}").shuffle(group)
         chosen = sorted(group[: math.ceil(share * len(group))], key=lambda mutant: mutant.line)
-        parts += [chosen[i : i + 25] for i in range(0, len(chosen), 25)]
+        parts += [chosen[i : i + 8] for i in range(0, len(chosen), 8)]
+    Random(seed).shuffle(parts)  # so that a run that is cut short has seen some of everything
     return parts
 
 
@@ -233,6 +234,8 @@ def noticed_before(arguments: argparse.Namespace, everything: list[Mutant]) -> s
     if arguments.again is None:
         return set()
     result = json.loads(arguments.again.read_text(encoding="utf-8"))
+    if result["mutants"] < result["chosen"]:
+        sys.exit(f"{arguments.again} was cut short: it judged {result['mutants']} of {result['chosen']}")
     if (result["share"], result["seed"]) != (arguments.share, arguments.seed):
         sys.exit(f"{arguments.again} was made with --share {result['share']} --seed {result['seed']}; give the same")
     same = {file for file, row in result["files"].items() if row["sha256"] == digest(file)}
@@ -253,6 +256,7 @@ def main() -> int:
     parser.add_argument("--files", nargs="*", default=FILES, help="which files to break")
     parser.add_argument("--share", type=float, default=1.0, help="of the mutants of each function, at random")
     parser.add_argument("--seed", type=int, default=0, help="of this choice")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after this, report what was judged by then")
     parser.add_argument("--again", type=Path, help="an earlier JSON: judge only its survivors, where code is the same")
     parser.add_argument("--lines", type=int, nargs="*", help="only these lines")
     parser.add_argument("--processes", type=int, default=1)
@@ -283,6 +287,8 @@ def main() -> int:
                 for mutant, (verdict, _, _) in zip(judged, found, strict=True):
                     if verdict == "passed":
                         progress.write(f"{mutant.file}:{mutant.line}  {mutant.code}   {mutant.change}", sys.stderr)
+                if time.monotonic() - started > 60.0 * arguments.minutes:
+                    break  # leaving the pool ends its processes
     return report(everything, verdicts, explained, time.monotonic() - started, arguments, print)
 
 
@@ -295,17 +301,21 @@ def report(
     say: Callable[[str], None],
 ) -> int:
     """Says what survived and why, writes the JSON file, and returns 1 when an explanation is missing."""
+    chosen, everything = len(everything), everything[: len(verdicts)]
     survivors = [m for m, verdict in zip(everything, verdicts, strict=True) if verdict[0] == "passed"]
     noticed = len(everything) - len(survivors)
     for mutant in survivors:
         say(f"survives {mutant.file}:{mutant.line}  {mutant.code}   {mutant.change}")
         say(f"         {explained.get(key(mutant), 'NOT EXPLAINED in docs/safety-core.md')}")
     tried, survived = {key(mutant) for mutant in everything}, {key(mutant) for mutant in survivors}
-    whole = arguments.share == 1.0 and not arguments.lines and tuple(arguments.files) == FILES
+    whole = (
+        arguments.share == 1.0 and len(everything) == chosen and not arguments.lines and tuple(arguments.files) == FILES
+    )
     needless = sorted(row for row in explained if row not in survived and (row in tried or whole))
     for row in needless:
         say(f"explained, but noticed or gone: {row}")
     missing = [mutant for mutant in survivors if key(mutant) not in explained]
+    say(f"{chosen} mutants chosen, {len(everything)} judged")
     say(f"{noticed} of {len(everything)} mutants noticed, {100 * noticed / max(len(everything), 1):.1f} %")
     say(f"{len(survivors)} survivors, {len(missing)} of them not explained")
 
@@ -319,6 +329,7 @@ def report(
         "date": now.isoformat(timespec="seconds"),
         "share": arguments.share,
         "seed": arguments.seed,
+        "chosen": chosen,
         "mutants": len(everything),
         "noticed": noticed,
         "endless": sum(verdict == "endless" for verdict, _, _ in verdicts),
