@@ -74,7 +74,7 @@ def controller_killed(cell, i: int) -> Trial:
 @row(
     36,
     fault="the controller is stopped for 2 s (SIGSTOP)",
-    expected="TICK_LATE ACTION_STALE CLOCK_JUMP POSE_STALE",
+    expected="TICK_LATE ACTION_STALE CLOCK_JUMP POSE_STALE ROBOT_STATE_STALE",
     cell="robot",
     repeats=10,
     quick=1,
