@@ -1,6 +1,7 @@
 """From the data sets that a recipe names to batches: made into shards, split by episode, mixed, loaded."""
 
-import json
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from openvla_core.json_file import read_json
 from openvla_core.processor import Processor
 from openvla_core.training.augmentation import Augmentation
 from openvla_core.training.distributed import Ranks
+from openvla_core.training.folders import write_json
 from openvla_core.training.recipe import Recipe
 from openvla_core.training.rows import RowCollate
 from openvla_core.training.split import HeldOut, held_out
@@ -89,10 +91,10 @@ def open_data(recipe: Recipe, base: Checkpoint, ranks: Ranks, extra: Sequence[Ex
     Raises ConfigError or DatasetError when there is nothing to train on or its parts do not fit together.
     """
     if ranks.first:
-        sources, weights, cards = _sources(recipe)
+        sources, weights, cards = _sources(recipe, base)
     ranks.wait()
     if not ranks.first:
-        sources, weights, cards = _sources(recipe)
+        sources, weights, cards = _sources(recipe, base)
     convention = _convention(recipe, base, cards)
     processor = _processor(base, convention)
     statistics = {s.name: without_noise(s.statistics, card) for s, card in zip(sources, cards, strict=True)}
@@ -134,7 +136,7 @@ class _Examples:
         return self._others.get(step.dataset, self._actions)(step, rng)
 
 
-def _sources(recipe: Recipe) -> tuple[list[ShardSource], list[float], list[dict[str, Any] | None]]:
+def _sources(recipe: Recipe, base: Checkpoint) -> tuple[list[ShardSource], list[float], list[dict[str, Any] | None]]:
     """The data sets as shards, their weights, and what their actions mean."""
     if not recipe.data:
         raise ConfigError("the recipe names no data. Set data to folders of bags, LeRobot, RLDS, HDF5 or shards.")
@@ -146,24 +148,28 @@ def _sources(recipe: Recipe) -> tuple[list[ShardSource], list[float], list[dict[
     else:
         paths = [Path(path) for path in recipe.data]
         weights = list(recipe.weights) if recipe.weights is not None else [1.0] * len(paths)
-    opened = [_as_shards(path, recipe) for path in paths]
+    opened = [_as_shards(path, recipe, base) for path in paths]
     names = [source.name for source, _ in opened]
     if len(set(names)) < len(names):
         raise DatasetError(f"two data sets have the same name: {', '.join(names)}. Rename a folder.")
     return [source for source, _ in opened], weights, [card for _, card in opened]
 
 
-def _as_shards(path: Path, recipe: Recipe) -> tuple[ShardSource, dict[str, Any] | None]:
+def _as_shards(path: Path, recipe: Recipe, base: Checkpoint) -> tuple[ShardSource, dict[str, Any] | None]:
     if (path / SHARDS).is_file():
         return ShardSource(path), None
     name = (path.stem if path.is_file() else path.resolve().name).replace(".", "_")
     folder = Path(recipe.out) / "data" / name
     facts = folder.with_name(f"{name}.json")
-    if not (folder / SHARDS).is_file():
+    if not ((folder / SHARDS).is_file() and facts.is_file()):
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed between the two
         bag_settings = None if recipe.bag_settings is None else Path(recipe.bag_settings)
         cards = _Cards(open_source(path, bag_settings=bag_settings))
-        write_shards(cards, folder, name)
-        facts.write_text(json.dumps({"source": str(path.resolve()), "convention": cards.card}), encoding="utf-8")
+        # Sentences that the checkpoint cannot read are left out here, with a warning, not met while training.
+        write_shards(cards, folder, name, check=_processor(base, None).prompt_ids)
+        draft = facts.with_name(f".{facts.name}")
+        write_json(draft, {"source": str(path.resolve()), "convention": cards.card})
+        os.replace(draft, facts)
     known = read_json(facts)
     if known.get("source") != str(path.resolve()):
         raise DatasetError(f"{folder} was made of {known.get('source')}, not of {path}. Choose another `out`.")
