@@ -37,6 +37,7 @@ class ControllerOutput:
 
     @guarded
     def _send_to_robot(self, command: Command, stamp_ns: int) -> None:
+        assert self._node.backend is not None
         self._node.backend.send(command.safe, stamp_ns)
 
     def _report(self, action: Accepted, stamp_ns: int) -> None:

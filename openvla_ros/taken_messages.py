@@ -42,7 +42,7 @@ class TakenMessages:
     def take(self) -> list[tuple[Any, float]]:
         """The messages, oldest first, each with the monotonic time at which it arrived."""
         before_s, self._looked_s = self._looked_s, time.monotonic()
-        taken = []
+        taken: list[tuple[Any, float]] = []
         while len(taken) < self._longest:
             with self._subscription.handle:
                 found = self._subscription.handle.take_message(self._subscription.msg_type, False)
