@@ -27,7 +27,8 @@ def expert_action(task: Task, tool: np.ndarray, opening: float, cube: np.ndarray
     if task.kind == "reach":
         step, gripper = cube + [0.0, 0.0, REACH_HEIGHT] - tool, float(opening > CLOSED_ON_CUBE)
     elif task.kind == "point":
-        step, gripper = cube + [0.0, 0.0, POINT_HEIGHT] - tool, 0.0
+        offset = cube + [0.0, 0.0, POINT_HEIGHT] - tool
+        step, gripper = offset + [0.0, 0.0, _clearance(offset)], 0.0
     else:
         step, gripper = _pick(tool, opening, cube)
     norm = float(np.linalg.norm(step))
@@ -43,6 +44,10 @@ def _pick(tool: np.ndarray, opening: float, cube: np.ndarray) -> tuple[np.ndarra
         return np.array([0.0, 0.0, LIFT_TO - tool[2]]), 0.0
     if sideways < 0.012 and abs(offset[2]) < 0.012:
         return offset, 0.0
-    # Keep clear of the cube's sides: the further off centre, the higher the fingers stay.
-    height = min(FUNNEL_HEIGHT, FUNNEL_SLOPE * max(0.0, sideways - ALIGNED))
-    return offset + [0.0, 0.0, height], 1.0
+    return offset + [0.0, 0.0, _clearance(offset)], 1.0
+
+
+def _clearance(offset: np.ndarray) -> float:
+    """Metres to stay above the goal that lies at `offset` (3,): the further to the side, the more."""
+    sideways = float(np.linalg.norm(offset[:2]))
+    return min(FUNNEL_HEIGHT, FUNNEL_SLOPE * max(0.0, sideways - ALIGNED))
