@@ -37,7 +37,11 @@ def main() -> int:
     arguments = parser.parse_args()
     from fault_injection import running
 
+    from openvla_ros import pace
+
+    print(pace.take_priority(20))  # as the controller's own process does
     result = {**running.machine(), "estop": estop(arguments.presses)}
+    give_priority_back()
     print_part("e-stop, in process", result["estop"], 20.0)
     if arguments.node_presses:
         result["estop_node"] = estop_node(arguments.node_presses)

@@ -31,7 +31,7 @@ from openvla_ros.topics import State
 # What a robot that is there has said so soon after the node was configured; until then these are no problems.
 ROBOT_HEARD_S = 1.3
 UNHEARD_YET = ("JOINTS_STALE", "BACKEND_STARTING", "ROBOT_STATE_STALE")
-LAST_HOLDS = 3  # commands at rest before the process ends
+LAST_HOLDS = 6  # commands at rest before the process ends; on a busy machine not every one is heard
 SHORTEST_TICK = 0.25  # periods: after a late tick the timer catches up, and a command just sent needs no other
 
 
@@ -191,7 +191,7 @@ class ControllerNode(LifecycleNode):
         self.supervisor = self.backend = None
 
     def wind_down(self) -> bool:
-        """Called before the process ends: brakes, and returns True once three commands have held the arm at rest."""
+        """Called before the process ends: brakes, and returns True once a few commands have held the arm at rest."""
         if self.supervisor is None or not self.supervisor.is_sending:
             return True
         self.supervisor.pause()
