@@ -30,6 +30,7 @@ STILL_AFTER_S = 0.5  # of a hold: the stop itself takes 0.15 s
 FOLLOWS_AFTER_S = 0.5  # of motion: what is left of a stop is carried out first, with its stronger limits
 AT_MEASURED_M = 0.001
 PROOF_S = 4.0  # within which the pose that a stream began at must be heard
+DISCOVERED_M = 0.01  # how far the arm may have moved before the spy hears it for the first time
 KNOWN_S = 1.0  # how old that pose may be
 TOGGLE_S = 0.3
 SENDING_S = 0.05  # from a decision to the message about it
@@ -199,8 +200,10 @@ class StreamCheck:
             return True
         from_s, to_s = stamp_s - KNOWN_S, stamp_s + 20 * self.stamp_error_s
         track = [position for at_s, position in self._measured if from_s <= at_s <= to_s]
-        # The controller may have discovered the robot a moment before the spy did: then what is heard first counts.
-        track = track if len(track) > 1 else [place for at_s, place in self._measured if at_s >= from_s][:2]
+        if len(track) < 2:
+            # The controller may discover a new robot a moment before the spy does: then what is heard first counts.
+            track = [position for at_s, position in self._measured if at_s >= from_s][:2]
+            within_m = max(within_m, DISCOVERED_M)
         return len(track) > 1 and distance_to_track(place, np.array(track)) <= within_m
 
     def _held_since(self, at_s: float) -> float | None:
