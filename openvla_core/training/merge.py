@@ -1,7 +1,7 @@
 """`openvla merge ADAPTER --base DIR --out DIR`: a LoRA adapter added to the weights of its base, file by file.
 
-Runs on a CPU. At any time it holds the adapter and one tensor of the base, so merging a 15 GB checkpoint takes about
-1 GB of memory. What comes out has the files and names of the base, and its dtype unless another one is asked for.
+Runs on a CPU. At any time it holds the adapter and one tensor of the base, by arithmetic below 2 GB for a checkpoint of
+15 GB. What comes out has the files and names of the base, and its dtype unless another one is asked for.
 """
 
 import argparse
