@@ -1,6 +1,6 @@
 """Injects the faults of docs/faults.md into real processes and tells what each of them ended in.
 
-    python benchmarks/faults.py                     # every row, about 20 minutes
+    python benchmarks/faults.py                     # every row, 20 to 25 minutes
     python benchmarks/faults.py --quick             # every row once or a few times
     python benchmarks/faults.py --rows 11,33        # some rows
     python benchmarks/faults.py --json out.json --markdown docs/faults.md --plot docs/images/faults.png

@@ -127,9 +127,9 @@ def _burn(seconds: float) -> None:
         pass
 
 
-@row(42, fault="memory and open files of the controller, 20 s", expected="OK", cell="robot", repeats=5, quick=1)
+@row(42, fault="memory and open files of the controller, 12 s", expected="OK", cell="robot", repeats=5, quick=1)
 def leaks(cell, i: int) -> Trial:
-    return steady_memory(cell, "controller", 20.0, i)
+    return steady_memory(cell, "controller", 12.0, i)
 
 
 @row(42, fault="memory and open files of the real policy, 10 s", expected="OK", cell="policy", repeats=5, quick=1)

@@ -44,7 +44,7 @@ def disk_full(cell, i: int) -> Trial:
     60,
     fault="the recorder is killed (SIGKILL), one time in three while it commits",
     expected="NOTHING_LOST",
-    repeats=20,
+    repeats=12,
     quick=2,
 )
 def recorder_killed(cell, i: int) -> Trial:
@@ -200,7 +200,7 @@ def damaged_bag(cell, i: int) -> Trial:
 
 @row(
     62,
-    fault="a training is killed (SIGKILL) while it saves, 20 times; then files cut and missing",
+    fault="a training is killed (SIGKILL) while it saves, 10 times; then files cut and missing",
     expected="NEWEST_COMPLETE",
     repeats=5,
     quick=1,

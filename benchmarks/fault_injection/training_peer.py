@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Forks a process that saves checkpoints of a training, kills it and looks what is there, 20 times; then damages them.
+"""Forks a process that saves checkpoints of a training, kills it and looks what is there, 10 times; then damages them.
 
     training_peer.py FOLDER kill|flip SEED
 
@@ -23,7 +23,7 @@ from openvla_core.errors import CheckpointError
 from openvla_core.training.checkpointing import TrainingCheckpoints
 from openvla_core.training.distributed import ranks
 
-KILLS, CUTS, FLIPS = 20, 5, 20
+KILLS, CUTS, FLIPS = 10, 5, 20
 NUMBERS = 500_000  # per tensor, two of them: 4 MB
 
 

@@ -167,7 +167,7 @@ def elsewhere_after_a_pause(record):
     record.measured = record.positions.copy()
     record.stamps[60:] += 2.0
     record.states = [(100.003, True), (102.003 + TICK_S * HOLD_FROM, False)]
-    record.positions[60:, 1] += 0.01
+    record.positions[60:, 1] += 0.02
 
 
 def gripper_beyond(record):
