@@ -7,9 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+from openvla_ros.node_support import PARENT_VARIABLE
+
 ROOT = Path(__file__).resolve().parents[2]
 FAKES = ROOT / "test" / "fakes"
 HERE = Path(__file__).resolve().parent
+OWN = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
 
 
 class Processes:
@@ -27,7 +30,7 @@ class Processes:
         log = (self.folder / f"{self.namespace.strip('/')}-{name}-{self._count}.log").open("wb")
         process = subprocess.Popen(
             [sys.executable, *program, "--ros-args", "-r", f"__ns:={self.namespace}", *ros_arguments],
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **OWN, PARENT_VARIABLE: str(os.getpid())},
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=log,
