@@ -10,14 +10,14 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
-from openvla_core.conventions import load_convention
 from openvla_core.datasets.bags.message_types import MessageTypes
 from openvla_core.datasets.bags.sentence_log import SentenceLog
 from openvla_core.datasets.bags.sentences import longest
 from openvla_core.datasets.bags.store import GIGABYTE, EpisodeStore
 from openvla_core.datasets.bags.thread import EpisodeThread
-from openvla_core.errors import ConventionError, DatasetError, OpenVLAError
+from openvla_core.errors import DatasetError, OpenVLAError
 from openvla_ros import conversions, topics
+from openvla_ros.controller_card import ControllerCard
 from openvla_ros.episode_facts import ClockWatch, audit, package_version, slow_topics
 from openvla_ros.message_files import find_definition
 from openvla_ros.node_support import run
@@ -29,7 +29,6 @@ from openvla_ros.topic_tap import TopicTap
 from openvla_ros.topics import State
 
 LOOK_S = 0.2
-CARD_S = 2.0
 # Said once and true until said again: an episode begins with the newest of these.
 SAID_ONCE = (topics.INSTRUCTION, topics.POLICY_INSTRUCTION, "controller_node/status")
 
@@ -47,8 +46,7 @@ class RecorderNode(Node):
         self.sentences = SentenceLog(self.settings.instruction)
         self.clock = ClockWatch()
         self.others = 0  # recorders that answer the same calls
-        self.card: dict[str, Any] | None = None
-        self.card_asked = False
+        self.controller = ControllerCard(self, self.settings.convention)
         self.board = StatusBoard(self, self.measure, self.details)
         types = MessageTypes(find_definition)
         self.taps = [
@@ -60,11 +58,7 @@ class RecorderNode(Node):
         self.create_service(topics.Trigger, topics.START_EPISODE, self.on_start)
         self.create_service(topics.SetBool, topics.END_EPISODE, self.on_end)
         self.create_service(topics.Trigger, topics.DISCARD_EPISODE, self.on_discard)
-        self.controller = self.create_client(topics.GetParameters, "controller_node/get_parameters")
-        if self.settings.convention:
-            self.card = load_convention(self.settings.convention).to_mapping()
         steady_timer(self, LOOK_S, self.on_look)
-        steady_timer(self, CARD_S, self.ask_for_card)
         left = len(self.store.left_open())
         if left:
             self.get_logger().warning(
@@ -94,23 +88,6 @@ class RecorderNode(Node):
         """Keeps every change within an episode, where a repair finds it too."""
         if self.writing is not None and self.sentences.note():
             self.writing.note({"instructions": [*self.sentences.entries]})
-
-    def ask_for_card(self) -> None:
-        """Asks the controller which convention card it follows, once it is there."""
-        if self.card is None and not self.card_asked and self.controller.service_is_ready():
-            self.card_asked = True
-            request = topics.GetParameters.Request(names=["convention"])
-            self.controller.call_async(request).add_done_callback(self.on_card)
-
-    def on_card(self, future) -> None:
-        try:
-            path = conversions.parameter_values(future.result())[0]
-            self.card = load_convention(path).to_mapping()
-        except (ConventionError, IndexError, TypeError) as error:
-            self.get_logger().warning(
-                f"the controller's convention card cannot be read ({error}); set the parameter convention of "
-                "recorder_node, or episodes do not say what their actions mean."
-            )
 
     # Time -----------------------------------------------------------------------------------------------------------
 
@@ -284,12 +261,17 @@ class RecorderNode(Node):
             "instructions": self.sentences.entries,
             "operator": self.settings.operator,
             "robot": self.settings.robot,
-            "convention": self.card,
+            "convention": self.controller.card,
         }
 
     def ending_facts(self, outcome: str, duration_s: float, dropped: int) -> dict[str, Any]:
         """What is known at the end: the verdict, the sentence, and how the topics came."""
-        facts = {"outcome": outcome, "duration_s": round(duration_s, 3), "convention": self.card, **audit(self.taps)}
+        facts = {
+            "outcome": outcome,
+            "duration_s": round(duration_s, 3),
+            "convention": self.controller.card,
+            **audit(self.taps),
+        }
         entries = self.sentences.entries
         facts |= {"instruction": longest(entries, duration_s), "instructions": entries}
         facts |= {"clock_jumps": self.clock.jumps} if self.clock.jumps else {}
@@ -300,7 +282,7 @@ class RecorderNode(Node):
         sentences = self.sentences.complaints()
         if self.clock.jumps:
             sentences.append(f"The clock was set by {self.clock.jumps[0][1]:+.1f} s in between: discard it.")
-        if self.card is None:
+        if self.controller.card is None:
             sentences.append("It has no convention card.")
         return sentences + slow_topics(self.taps)
 
