@@ -61,7 +61,7 @@ class Run:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--episodes", type=int, default=100, help="episodes to record (default 100)")
+    add("--episodes", type=int, default=150, help="episodes to record (default 150)")
     add("--evaluate", type=int, default=50, help="held-out episodes of each evaluation (default 50)")
     add("--kept", type=int, default=24, help="episodes of the old tasks after the training, 0 for none (default 24)")
     add("--steps", type=int, help="steps of each training (default: as in the recipe)")
