@@ -14,7 +14,8 @@ DATA = [
     "rosbags>=0.11.9",
     "tqdm>=4.66",
 ]
-TRAINING = ["accelerate>=1.0", "peft>=0.17", "tqdm>=4.66"]
+TRAINING = ["peft>=0.17", "tensorboard>=2.19", "tqdm>=4.66"]
+BENCHMARKS = ["matplotlib>=3.8"]
 CHECKS = ["codespell>=2.3", "hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.12"]
 # rclpy and the message packages for a machine without ROS 2. scripts/setup installs them with their build tools.
 ROS = [
@@ -51,6 +52,7 @@ setup(
         "data": DATA,
         "quantization": QUANTIZATION,
         "training": TRAINING,
+        "benchmarks": BENCHMARKS,
         "checks": CHECKS,
         "ros": ROS,
     },
