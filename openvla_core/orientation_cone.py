@@ -12,6 +12,7 @@ from openvla_core.vectors import ZERO, Vector, angle, cross, direction, dot, min
 
 # Rounding by which a tilt may exceed the largest one; and from where on the arm counts as outside. Radians.
 ROUNDING = 1e-9
+BASE_AXES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 OUTSIDE = 1e-6
 TINY = 1e-12
 
@@ -41,7 +42,7 @@ class OrientationCone:
             return quaternion
         hinge = cross(axis, self._cone_axis)
         if math.hypot(*hinge) < 1e-9:  # straight away from the cone, where every way back is equally long
-            hinge = max((cross(axis, other) for other in np.eye(3).tolist()), key=lambda hinge: math.hypot(*hinge))
+            hinge = max((cross(axis, other) for other in BASE_AXES), key=lambda hinge: math.hypot(*hinge))
         turn = scaled(direction(hinge), excess)
         return rotations.multiply(rotations.from_rotation_vector(np.array(turn)), quaternion)
 

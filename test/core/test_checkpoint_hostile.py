@@ -66,7 +66,8 @@ def test_nothing_of_a_checkpoint_is_executed(directory, tmp_path):
     code = f"open({str(canary)!r}, 'w')"
     for name in ("modeling_prismatic.py", "configuration.py", "__init__.py", "sitecustomize.py", "conftest.py"):
         (directory / name).write_text(code)
-    edit(directory, "config.json", auto_map={"AutoModel": "modeling_prismatic.X"}, trust_remote_code=True)
+    wish = {"auto_map": {"AutoModel": "modeling_prismatic.X"}, "trust_remote_code": True}
+    edit(directory, "config.json", **wish)
     edit(directory, "preprocessor_config.json", auto_map={"AutoProcessor": "modeling_prismatic.X"})
     use(directory)
     examine(directory)

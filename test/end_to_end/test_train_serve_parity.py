@@ -168,8 +168,8 @@ class Live:
 
 def messages(bag: Path, topic: str) -> dict[int, bytes]:
     """Stamp -> message as it lies in the bag."""
-    from openvla_core.datasets.bags.messages import header_stamp_ns
     from openvla_core.datasets.bags.file import open_bag
+    from openvla_core.datasets.bags.messages import header_stamp_ns
 
     with closing(open_bag(bag)) as reader:
         wanted = [connection for connection in reader.connections if connection.topic == topic]
