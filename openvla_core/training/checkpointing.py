@@ -2,16 +2,17 @@
 
 A folder step-00000500 holds part-00000-of-00002.safetensors and so on, the rows of every tensor that each process has
 (`rows_of` says which); random-00000.json, the random numbers of each process; and training.json, written last: what the
-training knows of itself, with the size of every file. The folder is written under another name, brought onto the disk
-and renamed, so a process that is killed at any time leaves complete folders and at most one that begins with a dot.
-All processes need to see the same folder.
+training knows of itself, with the SHA-256 of every file, so that a flipped bit is noticed. The folder is written under
+another name, brought onto the disk and renamed, so a process that is killed at any time leaves complete folders and at
+most one that begins with a dot. All processes need to see the same folder.
 """
 
+import logging
 import os
 import random
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from openvla_core.checksums import sha256_of
 from openvla_core.errors import CheckpointError
 from openvla_core.json_file import read_json
 from openvla_core.safetensors_file import read_header, read_into, write_file
@@ -28,8 +30,10 @@ from openvla_core.training.distributed import Ranks, local, local_rows, rows_of
 from openvla_core.training.folders import sync_folder, write_json
 from openvla_core.training.setup import rows_of_file
 
-FORMAT = "openvla-training-1"
+FORMAT = "openvla-training-2"
 FACTS = "training.json"
+DIGESTS = ".digests-"
+log = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -84,12 +88,22 @@ class TrainingCheckpoints:
         self._folder, self._keep_last, self._ranks = Path(folder), keep_last, ranks
 
     def newest(self) -> Saved | None:
-        """The complete checkpoint of the latest step; None when there is none."""
+        """The undamaged checkpoint of the latest step; None when there is none. Every process calls it."""
         for folder in reversed(self._folders()):
             saved = _opened(folder)
-            if saved is not None:
+            if self._ranks.all_agree(saved is not None and self._share_is_whole(folder)):
                 return saved
         return None
+
+    def _share_is_whole(self, folder: Path) -> bool:
+        """This process's share of the files has the bytes that were written; together they look at every file."""
+        files = sorted(read_json(folder / FACTS)["files"].items())
+        damaged = [
+            name for name, digest in files[self._ranks.rank :: self._ranks.world] if not _has(folder / name, digest)
+        ]
+        for name in damaged:
+            log.warning("%s is not as it was written; the checkpoint before it is taken.", folder / name)
+        return not damaged
 
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
         """Writes a checkpoint; every process calls it. Older ones than the newest `keep_last` are removed afterwards.
@@ -109,11 +123,11 @@ class TrainingCheckpoints:
             _write_part(draft / part_name(ranks.rank, parts), tensors, ranks)
         write_json(draft / random_name(ranks.rank), random_state(ranks.device))
         _sync(draft / random_name(ranks.rank))
+        _write_digests(draft, ranks.rank, [part_name(ranks.rank, parts), random_name(ranks.rank)])
         ranks.wait()
         if ranks.first:
             shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-            sizes = {path.name: path.stat().st_size for path in sorted(draft.iterdir())}
-            head = {"format": FORMAT, "step": step, "parts": parts, "files": sizes, "shapes": shapes}
+            head = {"format": FORMAT, "step": step, "parts": parts, "files": _digests(draft), "shapes": shapes}
             write_json(draft / FACTS, {**head, "facts": dict(facts)})
             _sync(draft / FACTS)
             sync_folder(draft)
@@ -196,13 +210,34 @@ def _opened(folder: Path) -> Saved | None:
     """None when the folder is not complete: from another program, or damaged."""
     try:
         values = read_json(folder / FACTS)
-        complete = all((folder / name).stat().st_size == size for name, size in values["files"].items())
+        complete = all((folder / name).is_file() for name in values["files"])
         if values["format"] != FORMAT or not complete:
             return None
         shapes = {name: tuple(shape) for name, shape in values["shapes"].items()}
         return Saved(folder, int(values["step"]), int(values["parts"]), shapes, values["facts"])
     except (CheckpointError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _write_digests(folder: Path, rank: int, names: Sequence[str]) -> None:
+    """What this process wrote, for the first one to collect: each hashes its own files, all at the same time."""
+    found = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
+    write_json(folder / f"{DIGESTS}{rank:05d}.json", found)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    collected: dict[str, str] = {}
+    for path in sorted(folder.glob(f"{DIGESTS}*.json")):
+        collected |= {str(name): str(digest) for name, digest in read_json(path).items()}
+        path.unlink()
+    return collected
+
+
+def _has(path: Path, digest: str) -> bool:
+    try:
+        return sha256_of(path) == digest
+    except CheckpointError:
+        return False
 
 
 def _sync(path: Path) -> None:

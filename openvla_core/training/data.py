@@ -12,10 +12,11 @@ from torch import Tensor
 
 from openvla_core.action_statistics import statistics_of
 from openvla_core.checkpoint import Checkpoint
-from openvla_core.datasets.convert import open_source
+from openvla_core.datasets.convert import detect, open_source
 from openvla_core.datasets.episode import Episode
 from openvla_core.datasets.examples import Example, ExampleBuilder
-from openvla_core.datasets.oxe.catalog import MIXTURES, mixture_weights
+from openvla_core.datasets.oxe.catalog import DATASETS, MIXTURES, mixture_weights
+from openvla_core.datasets.oxe.source import OxeEpisodes
 from openvla_core.datasets.streaming.loader import StreamingLoader, sample_rng
 from openvla_core.datasets.streaming.shard_writer import write_shards
 from openvla_core.datasets.streaming.shards import ShardSource
@@ -164,7 +165,9 @@ def _as_shards(path: Path, recipe: Recipe, base: Checkpoint) -> tuple[ShardSourc
     if not ((folder / SHARDS).is_file() and facts.is_file()):
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed between the two
         bag_settings = None if recipe.bag_settings is None else Path(recipe.bag_settings)
-        cards = _Cards(open_source(path, bag_settings=bag_settings))
+        # What is published as Open X-Embodiment needs the transform of its name; everything else tells what it is.
+        published = name in DATASETS and detect(path) == "rlds"
+        cards = _Cards(OxeEpisodes(path, name) if published else open_source(path, bag_settings=bag_settings))
         # Sentences that the checkpoint cannot read are left out here, with a warning, not met while training.
         write_shards(cards, folder, name, check=_processor(base, None).prompt_ids)
         draft = facts.with_name(f".{facts.name}")

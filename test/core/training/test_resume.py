@@ -140,6 +140,19 @@ def test_the_newest_that_is_complete_is_found_and_old_ones_leave(tmp_path):
     assert checkpoints.newest().step == 15 and not (tmp_path / ".step-00000025.part").exists()
 
 
+@pytest.mark.parametrize("name", ["part-00000-of-00001.safetensors", "random-00000.json"])
+def test_a_flipped_bit_sends_the_training_back_to_the_checkpoint_before(tmp_path, name, caplog):
+    checkpoints = TrainingCheckpoints(tmp_path, keep_last=2, ranks=Ranks())
+    for step in (5, 10):
+        checkpoints.save(step, tensors(step), {})
+    damaged = tmp_path / "step-00000010" / name
+    data = bytearray(damaged.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(data)
+    assert checkpoints.newest().step == 5
+    assert name in caplog.text and "not as it was written" in caplog.text
+
+
 def test_what_is_not_in_a_checkpoint_cannot_be_read(tmp_path):
     checkpoints = TrainingCheckpoints(tmp_path, keep_last=1, ranks=Ranks())
     checkpoints.save(1, tensors(1.0), {})
