@@ -8,6 +8,7 @@ import pytest
 from published import BRIDGE, RT1, SIDE, bridge_episode, publish, rt1_episode
 
 from openvla_core.action_statistics import ActionStatistics
+from openvla_core.checkpoint import load_checkpoint
 from openvla_core.datasets.command import main
 from openvla_core.datasets.examples import ExampleBuilder
 from openvla_core.datasets.oxe.catalog import mixture_weights, to_episode
@@ -16,6 +17,9 @@ from openvla_core.datasets.streaming.loader import StreamingLoader
 from openvla_core.datasets.streaming.shard_writer import write_shards
 from openvla_core.datasets.streaming.shards import ShardSource
 from openvla_core.images import decode_compressed
+from openvla_core.training.data import open_data
+from openvla_core.training.distributed import Ranks
+from openvla_core.training.recipe import recipe_from_mapping
 
 BRIDGE_NAME, RT1_NAME = "bridge_orig", "fractal20220817_data"
 GIVEN = {
@@ -163,3 +167,14 @@ def test_what_the_command_cannot_use_is_an_error_of_one_line(folders, tmp_path, 
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_training_on_the_published_files_standardises_them(folders, golden_checkpoint, tmp_path):
+    """Without that the actions of bridge_orig would be what was commanded, not how the arm moved."""
+    recipe = recipe_from_mapping(
+        {"base": str(golden_checkpoint), "data": [str(folders[BRIDGE_NAME])], "out": str(tmp_path), "workers": 0}
+    )
+    data = open_data(recipe, load_checkpoint(golden_checkpoint), Ranks())
+    rows = np.concatenate([bridge_by_hand(given)[0] for given in GIVEN[BRIDGE_NAME]])
+    np.testing.assert_allclose(data.statistics[BRIDGE_NAME]["action"]["min"], rows.min(0), atol=1e-6)
+    np.testing.assert_allclose(data.statistics[BRIDGE_NAME]["action"]["max"], rows.max(0), atol=1e-6)
