@@ -169,7 +169,7 @@ def evaluate(checkpoint: Path, out: Path, episodes: int, tasks: str) -> Rate:
     """Held-out scenes through the ROS graph; continued when the graph breaks down in between."""
     show(f"evaluating {checkpoint.name}: {episodes} episodes of {tasks}")
     arguments = ["demo", "--checkpoint", str(checkpoint), "--episodes", str(episodes), "--tasks", tasks]
-    arguments += ["--seed", "7", "--video-episodes", "0", "--out", str(out)]
+    arguments += ["--seed", "2026", "--video-episodes", "0", "--out", str(out)]
     for attempt in range(TRIES):
         if openvla(arguments + (["--resume"] if attempt else []), may_fail=True) == 0:
             break
