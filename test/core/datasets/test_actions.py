@@ -1,5 +1,7 @@
 """Labels say what was done after a frame; read back through the card they move the arm there."""
 
+import dataclasses
+
 import bag_tools as tools
 import numpy as np
 import pytest
@@ -146,6 +148,9 @@ def test_an_episode_begins_where_the_arm_does(scribe, tmp_path):
         still = [tools.Note(note.arrival_ns - k * every, note.stamp_ns - k * every, note.value, note.frame)
                  for k in range(4_000_000_000 // every, 0, -1)]  # fmt: skip
         tape.notes[topic] = still + tape.notes[topic]
+    tape.notes[tools.INSTRUCTION] = [  # said before the arm stood there
+        dataclasses.replace(note, arrival_ns=note.arrival_ns - 4_000_000_000) for note in tape.notes[tools.INSTRUCTION]
+    ]
     folder = scribe.write(tape, tmp_path)
     trimmed, whole = read_episode(folder), read_episode(folder, ALL)
     assert len(whole) - len(trimmed) == trimmed.metadata["dropped"]["without motion"] >= 18
