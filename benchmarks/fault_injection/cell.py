@@ -47,6 +47,7 @@ class Cell:
     policy_program = "stub_policy.py"
     policy_arguments: tuple[str, ...] = ()
     sim_time = False
+    shows_poses = True  # False where the robot publishes joint angles only
 
     def __init__(self) -> None:
         self.namespace = f"/cell{next(COUNT)}"
@@ -59,15 +60,28 @@ class Cell:
     def open(self) -> "Cell":
         """Starts the processes and returns once the arm moves."""
         self.start_robot()
+        self.meet_robot()
         self.start_controller()
         self.start_policy()
         self.recover(150.0)
         return self
 
+    def meet_robot(self) -> None:
+        """The spy hears the arm before the controller does: else it cannot tell whether the stream begins there."""
+        deadline_s = time.monotonic() + 20.0
+        while self.shows_poses and len(self.spy.measured) < 2:
+            if time.monotonic() > deadline_s:
+                raise Timeout("the pretend robot showed no pose")
+            time.sleep(0.02)
+
     def start_robot(self, *more: str) -> None:
-        """The pretend robot."""
+        """The pretend robot, where the arm was last seen: an arm does not move because its driver starts anew."""
         self._unmet = True
-        self.processes.start("robot", [str(FAKES / f"{self.fake}.py")], *self.fake_arguments, *self._clock(), *more)
+        seen = list(self.spy.measured)[-1:]
+        place = [word for _, pose in seen for word in _place(pose)]
+        self.processes.start(
+            "robot", [str(FAKES / f"{self.fake}.py")], *self.fake_arguments, *self._clock(), *place, *more
+        )
 
     def start_controller(self, *more: str) -> None:
         """The real controller_node, not in a dry run."""
@@ -233,12 +247,19 @@ class JointCell(RobotCell):
 
     fake = "joint_trajectory"
     fake_node = "fr3_arm_controller"
+    shows_poses = False
     command_topic = "controller_node/commanded_pose"
     fake_arguments = ()
     controller_arguments = (
         "-p", f"convention:={CARD}", "-p", "backend:=joint_trajectory", "-p", "pose_source:=joints",
         "-p", "joint_trajectory.gripper:=none", "-p", "joint_trajectory.robot_state:=''",
     )  # fmt: skip
+
+
+def _place(pose) -> tuple[str, ...]:
+    """Parameters of a pretend robot that stands at a pose."""
+    values = {"start_position": pose.position, "start_quaternion": pose.quaternion}
+    return tuple(word for name, row in values.items() for word in ("-p", f"{name}:={[float(x) for x in row]}"))
 
 
 def instruction_message(text: str):

@@ -104,7 +104,9 @@ def robot_absent(cell, i: int) -> Trial:
         if i % 2:
             assert absent.lifecycle(3, 10.0), "not activated"
         missing = ("BACKEND_ABSENT", "ROBOT_STATE_STALE")
-        absent.spy.until(lambda: absent.spy.report.code in missing, 20.0, "the robot is missed")
+        absent.spy.until(
+            lambda: absent.spy.report is not None and absent.spy.report.code in missing, 20.0, "the robot is missed"
+        )
         time.sleep(0.5)  # just after it was configured a robot that is still starting is no reason to refuse
         done = absent.spy.trigger("start")[0] if i % 2 else absent.lifecycle(3, 10.0)
         passed_s = time.monotonic() - begun_s

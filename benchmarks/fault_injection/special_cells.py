@@ -10,6 +10,7 @@ from rosgraph_msgs.msg import Clock
 from fault_injection.cell import CARD, RobotCell
 from fault_injection.processes import ROOT
 from fault_injection.spy import Timeout
+from fault_injection.stream_check import KNOWN_S
 from openvla_ros import conversions, topics
 
 CHECKPOINT = ROOT / "checkpoints" / "openvla-tiny-sim"
@@ -138,9 +139,7 @@ class PolicyCell(RobotCell):
     def nudge(self) -> None:
         super().nudge()
         if self.spy.report is not None and self.spy.report.code == "WORKSPACE":
-            # Noise leads the arm out of its box in the end: it is put back to the middle.
-            self.processes.kill("robot")
-            self.start_robot()
+            self.put_back()
         policy = self.spy.policy_report
         now_s = time.monotonic()
         if policy is None or now_s - self._said_s < 0.5:
@@ -151,6 +150,17 @@ class PolicyCell(RobotCell):
                 self.spy.call(topics.Trigger, "policy_node/reset", timeout_s=2.0)
         if policy.state.name in ("STANDBY", "FAULT"):
             self.say(KNOWN)
+
+    def put_back(self) -> None:
+        """Noise leads the arm out of its box in the end: all but the policy begins anew, the arm in the middle."""
+        self.processes.kill("controller")
+        self.processes.kill("robot")
+        time.sleep(KNOWN_S + 0.1)  # what was measured before says nothing about the new beginning
+        self.spy.measured.clear()
+        self.spy.reports.clear()
+        self.start_robot()
+        self.meet_robot()
+        self.start_controller()
 
     def say(self, text: str) -> float:
         """Publishes an instruction; returns the time just before."""
