@@ -110,7 +110,7 @@ def headline(results: dict) -> str:
     late = [row for row in rows if row["verdict"] == "late"]
     bounded = [row for row in rows if row["bound_ms"] and row["hold_ms"]]
     text = (
-        f"**{unsafe or 'Not one'} of {commands:,} commands to the robot was unsafe while "
+        f"**{unsafe or 'Not one'} of {commands:,} commands to the robot {'were' if unsafe > 1 else 'was'} unsafe while "
         f"{results['rows_injected']} of the 62 faults were injected, {results['injections']:,} times into running "
         f"processes and as {results['inputs']:,} damaged inputs.** "
     )
