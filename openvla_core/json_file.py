@@ -7,6 +7,7 @@ written again, and nothing is nested deeper than a checkpoint needs.
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if len(data) > MAX_JSON_BYTES:
         raise CheckpointError(f"{path} has more than {MAX_JSON_BYTES // 1_000_000} MB; expected a small JSON object.")
     return parse_object(data, str(path))
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Plain, finite values as JSON, with two blanks of indentation."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def parse_object(data: bytes, source: str) -> dict[str, Any]:

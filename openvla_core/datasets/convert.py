@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from openvla_core.datasets.episode import Episode, EpisodeSource
+from openvla_core.durable import sync, sync_tree
 from openvla_core.errors import DatasetError, OpenVLAError
 
 SOURCES = ("auto", "bags", "lerobot", "rlds", "hdf5")
@@ -88,10 +89,10 @@ def convert(
     workplace = target.with_name(f".{target.name}.writing-{os.getpid()}")
     try:
         count = _write(_shown(source, progress), workplace, target.name, to, video, robot)
-        _sync(workplace)
+        sync_tree(workplace)
         _refuse_existing(target)
         workplace.rename(target)
-        _sync_folder(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise DatasetError(f"{target} cannot be written ({error}). Nothing was left there.") from error
     finally:
@@ -170,25 +171,6 @@ def _pair(text: str) -> tuple[str, str]:
 def _refuse_existing(target: Path) -> None:
     if target.exists() or target.is_symlink():
         raise DatasetError(f"{target} exists already; nothing is overwritten. Remove it or choose another name.")
-
-
-def _sync(root: Path) -> None:
-    """Everything below onto the disk, so that a complete folder is complete after a power failure too."""
-    for path in root.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        else:
-            _sync_folder(path)
-    _sync_folder(root)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from openvla_core.checksums import sha256_of
+from openvla_core.durable import sync
 from openvla_core.errors import CheckpointError
-from openvla_core.json_file import read_json
+from openvla_core.json_file import read_json, write_json
 from openvla_core.safetensors_file import read_header, read_into, write_file
 from openvla_core.training.distributed import Ranks, local, local_rows, rows_of
-from openvla_core.training.folders import sync_folder, write_json
 from openvla_core.training.setup import rows_of_file
 
 FORMAT = "openvla-training-2"
@@ -122,19 +122,19 @@ class TrainingCheckpoints:
         if ranks.rank < parts:
             _write_part(draft / part_name(ranks.rank, parts), tensors, ranks)
         write_json(draft / random_name(ranks.rank), random_state(ranks.device))
-        _sync(draft / random_name(ranks.rank))
+        sync(draft / random_name(ranks.rank))
         _write_digests(draft, ranks.rank, [part_name(ranks.rank, parts), random_name(ranks.rank)])
         ranks.wait()
         if ranks.first:
             shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
             head = {"format": FORMAT, "step": step, "parts": parts, "files": _digests(draft), "shapes": shapes}
             write_json(draft / FACTS, {**head, "facts": dict(facts)})
-            _sync(draft / FACTS)
-            sync_folder(draft)
+            sync(draft / FACTS)
+            sync(draft)
             if target.exists():  # of a step that is taken a second time, because its checkpoint was damaged
                 shutil.rmtree(target)
             os.rename(draft, target)
-            sync_folder(self._folder)
+            sync(self._folder)
             self._prune()
         ranks.wait()
         return target
@@ -203,7 +203,7 @@ def _write_part(path: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> None
         name: local(tensor.detach()) for name, tensor in tensors.items() if ranks.first or isinstance(tensor, DTensor)
     }
     write_file(path, {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in mine.items()}, mine.values())
-    _sync(path)
+    sync(path)
 
 
 def _opened(folder: Path) -> Saved | None:
@@ -238,8 +238,3 @@ def _has(path: Path, digest: str) -> bool:
         return sha256_of(path) == digest
     except CheckpointError:
         return False
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

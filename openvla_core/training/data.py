@@ -23,11 +23,10 @@ from openvla_core.datasets.streaming.shards import ShardSource
 from openvla_core.datasets.streaming.sources import Step, StepSource
 from openvla_core.errors import ConfigError, DatasetError
 from openvla_core.image_preparation import ImagePreparation
-from openvla_core.json_file import read_json
+from openvla_core.json_file import read_json, write_json
 from openvla_core.processor import Processor
 from openvla_core.training.augmentation import Augmentation
 from openvla_core.training.distributed import Ranks
-from openvla_core.training.folders import write_json
 from openvla_core.training.recipe import Recipe
 from openvla_core.training.rows import RowCollate
 from openvla_core.training.split import HeldOut, held_out

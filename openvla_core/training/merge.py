@@ -26,10 +26,10 @@ from openvla_core.adapter import describe_adapter
 from openvla_core.checkpoint import load_checkpoint
 from openvla_core.checkpoint_saving import PASSED_ON
 from openvla_core.checksums import write_checksums
+from openvla_core.durable import sync_tree
 from openvla_core.errors import CheckpointError, OpenVLAError
-from openvla_core.json_file import read_json
+from openvla_core.json_file import read_json, write_json
 from openvla_core.safetensors_file import TORCH_DTYPES, StoredTensor, read_header, read_into, write_file
-from openvla_core.training.folders import sync_tree, write_json
 from openvla_core.weights import DTYPES, INDEX, parse_dtype, stored_tensors
 
 EXIT_ERROR = 3

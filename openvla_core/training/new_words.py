@@ -10,10 +10,10 @@ from tokenizers import Tokenizer
 
 from openvla_core.checkpoint import Checkpoint
 from openvla_core.checkpoint_saving import PASSED_ON
+from openvla_core.durable import sync_tree
 from openvla_core.errors import ConfigError
 from openvla_core.model.config import ACTION_BINS
 from openvla_core.processor import Processor
-from openvla_core.training.folders import sync_tree
 
 FILES = (
     "config.json",

@@ -25,10 +25,11 @@ from openvla_core.checkpoint import CARD, CONVENTION, Checkpoint
 from openvla_core.checkpoint_saving import PASSED_ON
 from openvla_core.checksums import FILE_NAME as CHECKSUMS
 from openvla_core.checksums import write_checksums
+from openvla_core.durable import sync, sync_tree
 from openvla_core.errors import CheckpointError
+from openvla_core.json_file import write_json
 from openvla_core.safetensors_file import TORCH_DTYPES
 from openvla_core.tokenizer_file import write_tokenizer
-from openvla_core.training.folders import sync_folder, sync_tree, write_json
 from openvla_core.training.merge import read_adapter, write_merged
 from openvla_core.weights import (
     INDEX,
@@ -160,6 +161,6 @@ def _publish(draft: Path, out: Path) -> None:
     names = sorted((path.name for path in draft.iterdir()), key=lambda name: name == CONFIG)
     for name in names:
         if name == CONFIG:
-            sync_folder(out)
+            sync(out)
         os.replace(draft / name, out / name)
-    sync_folder(out)
+    sync(out)

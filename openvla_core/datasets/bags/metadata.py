@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from openvla_core.durable import replace_file
 from openvla_core.errors import DatasetError
 
 METADATA_FILE = "metadata.yaml"
@@ -128,22 +129,3 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not isinstance(values.get(ROOT_KEY), dict):
         raise DatasetError(f"{path} is not the metadata of a rosbag2 bag: it has no {ROOT_KEY}.")
     return values[ROOT_KEY]
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file that is there in full or as before, whatever happens; the folder is synced by the caller."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

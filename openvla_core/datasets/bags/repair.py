@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from openvla_core.datasets.bags.metadata import METADATA_FILE, read_metadata, sync_folder
+from openvla_core.datasets.bags.metadata import METADATA_FILE, read_metadata
 from openvla_core.datasets.bags.salvage import MAGIC, read_messages
 from openvla_core.datasets.bags.sentences import longest
 from openvla_core.datasets.bags.store import FACTS_FILE, EpisodeStore
 from openvla_core.datasets.bags.writer import BagWriter, facts_as_custom_data, storage_error
+from openvla_core.durable import sync
 from openvla_core.errors import DatasetError, OpenVLAError
 
 REPAIR_SUFFIX = ".repair"
@@ -100,7 +101,7 @@ def _rescue(store: EpisodeStore, folder: Path, source: BinaryIO) -> Repaired:
     if _is_complete(folder, source):
         metadata = read_metadata(folder)
         (folder / FACTS_FILE).unlink(missing_ok=True)
-        sync_folder(folder)
+        sync(folder)
         target = store.publish(folder, folder.name)
         return Repaired(folder.name, "committed", target, metadata["message_count"])
     return _rewrite(store, folder, source)

@@ -16,8 +16,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from openvla_core.datasets.bags.metadata import METADATA_FILE, read_metadata, replace_file, sync_folder, write_metadata
+from openvla_core.datasets.bags.metadata import METADATA_FILE, read_metadata, write_metadata
 from openvla_core.datasets.bags.writer import BagWriter, StorageError, facts_as_custom_data, storage_error
+from openvla_core.durable import replace_file, sync
 from openvla_core.errors import DatasetError
 
 OPEN, DISCARDED = ".open", ".discarded"
@@ -105,8 +106,8 @@ class EpisodeStore:
         if target.exists():
             raise DatasetError(f"{target} is there already; an episode is never written over another one.")
         os.rename(folder, target)
-        sync_folder(self.root)
-        sync_folder(folder.parent)
+        sync(self.root)
+        sync(folder.parent)
         return target
 
     def throw_away(self, folder: Path) -> Path:
@@ -117,7 +118,7 @@ class EpisodeStore:
         names = (folder.name if number == 1 else f"{folder.name}_{number}" for number in range(1, 10**6))
         target = bin_folder / next(name for name in names if name not in taken)
         os.rename(folder, target)
-        sync_folder(bin_folder)
+        sync(bin_folder)
         return target
 
 
@@ -138,7 +139,7 @@ class OpenEpisode:
         self.facts |= facts
         try:
             replace_file(self.writer.folder / FACTS_FILE, json.dumps(self.facts, ensure_ascii=False).encode())
-            sync_folder(self.writer.folder)
+            sync(self.writer.folder)
         except OSError as error:
             raise storage_error(self.writer.folder, error) from error
 
@@ -178,7 +179,7 @@ def label(folder: Path, outcome: str) -> None:
     metadata["custom_data"] = {**custom, **facts_as_custom_data({"outcome": outcome})}
     try:
         write_metadata(folder, metadata)
-        sync_folder(folder)
+        sync(folder)
     except OSError as error:
         raise storage_error(folder, error) from error
 

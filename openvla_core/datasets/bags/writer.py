@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from openvla_core.datasets.bags.metadata import TopicFacts, bag_metadata, sync_folder, to_yaml, write_metadata
+from openvla_core.datasets.bags.metadata import TopicFacts, bag_metadata, to_yaml, write_metadata
+from openvla_core.durable import sync
 from openvla_core.errors import DatasetError
 
 CHUNK_BYTES = 1 << 20
@@ -95,7 +96,7 @@ class BagWriter:
         self._writer = Writer(self._output, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)  # type: ignore[arg-type]
         with self._storing():
             self._writer.start(profile="ros2", library="openvla")
-            sync_folder(folder)
+            sync(folder)
 
     def add_topic(self, topic: TopicFacts) -> None:
         """Announces a topic; doing it again changes nothing."""
@@ -156,7 +157,7 @@ class BagWriter:
             self._writer.finish()
             self._output.sync()
             write_metadata(self.folder, metadata)
-            sync_folder(self.folder)
+            sync(self.folder)
 
     def close(self) -> None:
         """Lets go of the file and its lock, complete or not; doing it again changes nothing."""

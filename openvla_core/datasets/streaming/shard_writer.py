@@ -18,6 +18,7 @@ from openvla_core.datasets.oxe.curation import trained_steps
 from openvla_core.datasets.streaming.left_out import LeftOut
 from openvla_core.datasets.streaming.shards import FORMAT, INDEX
 from openvla_core.datasets.streaming.sources import chunks_of
+from openvla_core.durable import sync
 from openvla_core.errors import DatasetError, StatisticsError
 from openvla_core.image_preparation import MAX_SIZE, lanczos_resize
 from openvla_core.prompt import clean_instruction
@@ -80,7 +81,7 @@ def write_shards(
     description = writer.finish({"name": name, "episodes": used, **facts})
     left_out.tell(name)
     os.rename(unfinished, folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     return description
 
 
@@ -133,7 +134,7 @@ class _Writer:
             "shards": self._shards,
         }
         _write(self._folder / "dataset.json", json.dumps(description, indent=1).encode())
-        _sync(self._folder)
+        sync(self._folder)
         return description
 
     def _member(self, name: str, data: bytes) -> int:
@@ -149,7 +150,7 @@ class _Writer:
             self._tar.close()
             path = self._folder / self._shards[-1]["file"]
             self._shards[-1]["bytes"] = path.stat().st_size
-            _sync(path)
+            sync(path)
             self._index.append(np.array(self._rows, dtype=INDEX))
             self._tar, self._rows = None, []
 
@@ -195,12 +196,4 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)
