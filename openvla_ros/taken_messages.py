@@ -42,6 +42,7 @@ class TakenMessages:
     def take(self) -> list[tuple[Any, float]]:
         """The messages, oldest first, each with the monotonic time at which it arrived."""
         before_s, self._looked_s = self._looked_s, time.monotonic()
+        looked_ns = time.time_ns()  # once: read anew for every message, the later of two could seem to be the earlier
         taken: list[tuple[Any, float]] = []
         while len(taken) < self._longest:
             with self._subscription.handle:
@@ -49,13 +50,13 @@ class TakenMessages:
             if found is None:
                 break
             message, details = found
-            taken.append((message, self._arrived_s(details, before_s)))
+            taken.append((message, self._arrived_s(details, before_s, looked_ns)))
         return taken
 
-    def _arrived_s(self, details: Any, before_s: float) -> float:
+    def _arrived_s(self, details: Any, before_s: float, looked_ns: int) -> float:
         """It came after the last look, whatever the wall clock of the middleware says."""
         received_ns = details.get("received_timestamp", 0) if isinstance(details, dict) else 0
-        ago_s = (time.time_ns() - received_ns) * 1e-9 if received_ns else 0.0
+        ago_s = (looked_ns - received_ns) * 1e-9 if received_ns else 0.0
         return min(max(self._looked_s - ago_s, before_s), self._looked_s)
 
     def close(self) -> None:
