@@ -36,15 +36,15 @@ class Decoder:
             raise ConfigError("decoding 'reference' is greedy; set temperature to 0 or decoding to 'constrained'.")
 
     def choose(self, logits: Tensor) -> Tensor:
-        """logits (vocabulary,) -> the chosen id (), int64, on the same device."""
+        """logits (..., vocabulary) -> the chosen ids (...), int64, on the same device."""
         if self.decoding == "reference":
-            return logits.argmax()
-        action_logits = logits[self.first_id : self.end_id]
+            return logits.argmax(dim=-1)
+        action_logits = logits[..., self.first_id : self.end_id]
         if self.temperature:
             # Gumbel-max draws from the softmax without waiting for the device.
             noise = torch.empty_like(action_logits).exponential_(generator=self.generator).clamp_min_(1e-30)
             action_logits = action_logits / self.temperature - noise.log()
-        return action_logits.argmax() + self.first_id
+        return action_logits.argmax(dim=-1) + self.first_id
 
 
 def generate(
