@@ -34,8 +34,8 @@ class EncodedImage(Protocol):
     data: bytes
 
 
-def _channels(*order: int) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda pixels: pixels[..., list(order)]
+def _as_stored(pixels: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pixels)  # no copy unless rows are padded
 
 
 def _opencv(code: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -46,19 +46,19 @@ def _opencv(code: int) -> Callable[[np.ndarray], np.ndarray]:
 # 8UC3 says nothing about colour; it is what OpenCV programs publish, so it has OpenCV's order: blue first.
 # yuv422 stores U Y V Y, yuv422_yuy2 stores Y U Y V. Bayer names give the top left 2x2 pixels, row by row.
 ENCODINGS: dict[str, tuple[int, int, Callable[[np.ndarray], np.ndarray]]] = {
-    "rgb8": (1, 3, _channels(0, 1, 2)),
-    "bgr8": (1, 3, _channels(2, 1, 0)),
-    "8UC3": (1, 3, _channels(2, 1, 0)),
-    "rgba8": (1, 4, _channels(0, 1, 2)),
-    "bgra8": (1, 4, _channels(2, 1, 0)),
-    "8UC4": (1, 4, _channels(2, 1, 0)),
-    "mono8": (1, 1, _channels(0, 0, 0)),
-    "8UC1": (1, 1, _channels(0, 0, 0)),
-    "rgb16": (2, 3, _channels(0, 1, 2)),
-    "bgr16": (2, 3, _channels(2, 1, 0)),
-    "rgba16": (2, 4, _channels(0, 1, 2)),
-    "bgra16": (2, 4, _channels(2, 1, 0)),
-    "mono16": (2, 1, _channels(0, 0, 0)),
+    "rgb8": (1, 3, _as_stored),
+    "bgr8": (1, 3, _opencv(cv2.COLOR_BGR2RGB)),
+    "8UC3": (1, 3, _opencv(cv2.COLOR_BGR2RGB)),
+    "rgba8": (1, 4, _opencv(cv2.COLOR_RGBA2RGB)),
+    "bgra8": (1, 4, _opencv(cv2.COLOR_BGRA2RGB)),
+    "8UC4": (1, 4, _opencv(cv2.COLOR_BGRA2RGB)),
+    "mono8": (1, 1, _opencv(cv2.COLOR_GRAY2RGB)),
+    "8UC1": (1, 1, _opencv(cv2.COLOR_GRAY2RGB)),
+    "rgb16": (2, 3, _as_stored),
+    "bgr16": (2, 3, _opencv(cv2.COLOR_BGR2RGB)),
+    "rgba16": (2, 4, _opencv(cv2.COLOR_RGBA2RGB)),
+    "bgra16": (2, 4, _opencv(cv2.COLOR_BGRA2RGB)),
+    "mono16": (2, 1, _opencv(cv2.COLOR_GRAY2RGB)),
     "yuv422": (1, 2, _opencv(cv2.COLOR_YUV2RGB_UYVY)),
     "uyvy": (1, 2, _opencv(cv2.COLOR_YUV2RGB_UYVY)),
     "yuv422_yuy2": (1, 2, _opencv(cv2.COLOR_YUV2RGB_YUY2)),
@@ -75,10 +75,11 @@ ENCODINGS: dict[str, tuple[int, int, Callable[[np.ndarray], np.ndarray]]] = {
 
 
 def to_rgb(message: Any) -> np.ndarray:
-    """The picture of a message shaped like RawImage or EncodedImage as a new (H, W, 3) uint8 RGB array.
+    """The picture of a message shaped like RawImage or EncodedImage as a (H, W, 3) uint8 RGB array.
 
-    16-bit colours keep their upper 8 bits. Raises ImageError for an unknown encoding, sizes that contradict each
-    other or exceed 4096 x 4096 pixels, and data that does not decode.
+    An rgb8 picture without padding is the memory of the message itself, not a copy: do not write into it. 16-bit
+    colours keep their upper 8 bits. Raises ImageError for an unknown encoding, sizes that contradict each other or
+    exceed 4096 x 4096 pixels, and data that does not decode.
     """
     if hasattr(message, "encoding"):
         return decode_raw(
@@ -88,7 +89,10 @@ def to_rgb(message: Any) -> np.ndarray:
 
 
 def decode_raw(data, height: int, width: int, step: int, encoding: str, big_endian: bool = False) -> np.ndarray:
-    """RGB (H, W, 3) uint8 of raw rows; `data` is any byte buffer, `step` the bytes from one row to the next."""
+    """RGB (H, W, 3) uint8 of raw rows; `data` is any byte buffer, `step` the bytes from one row to the next.
+
+    Shares the memory of `data` where that holds rgb8 rows without padding.
+    """
     if encoding not in ENCODINGS:
         raise ImageError(
             f"image encoding {encoding!r} cannot be turned into RGB. Known: {', '.join(ENCODINGS)}. "
@@ -110,7 +114,7 @@ def decode_raw(data, height: int, width: int, step: int, encoding: str, big_endi
     pixels = np.frombuffer(data, np.uint8).reshape(height, step)[:, :row]
     if item == 2:
         pixels = pixels[:, 0::2] if big_endian else pixels[:, 1::2]
-    return np.array(convert(pixels.reshape(height, width, channels)), dtype=np.uint8, order="C")
+    return convert(pixels.reshape(height, width, channels))
 
 
 def decode_compressed(data, format_name: str = "") -> np.ndarray:

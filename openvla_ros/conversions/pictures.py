@@ -11,7 +11,10 @@ from openvla_ros.conversions.headers import set_header
 
 
 def to_rgb(message: topics.Image | topics.CompressedImage) -> np.ndarray:
-    """The picture of an Image or CompressedImage: a new (H, W, 3) uint8 RGB array. Raises ImageError."""
+    """The picture of an Image or CompressedImage, (H, W, 3) uint8 RGB. Raises ImageError.
+
+    That of an rgb8 Image shares the memory of the message: do not write into it.
+    """
     return images.to_rgb(message)
 
 

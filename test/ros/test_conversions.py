@@ -160,6 +160,13 @@ def test_an_image_comes_back_and_its_message_is_complete():
     assert np.array_equal(conversions.to_rgb(message), rgb[:, ::-1])
 
 
+def test_a_received_picture_is_not_copied():
+    message = conversions.image_message(np.zeros((5, 7, 3), np.uint8), 12, "camera")
+    rgb = conversions.to_rgb(message)
+    assert np.shares_memory(rgb, np.frombuffer(message.data, np.uint8))
+    assert not np.shares_memory(rgb, conversions.to_rgb(conversions.image_message(rgb, 12, "camera")))
+
+
 def test_cv_bridge_agrees_where_it_is_installed():
     bridge = pytest.importorskip("cv_bridge").CvBridge()
     rgb = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)

@@ -90,8 +90,8 @@ class MessageReader:
             ) from error
 
     def picture(self, data: bytes, kind: str) -> np.ndarray:
-        """(H, W, 3) uint8 RGB. Raises DatasetError or ImageError."""
-        return to_rgb(self.decode(data, kind))
+        """(H, W, 3) uint8 RGB that may be written into. Raises DatasetError or ImageError."""
+        return np.require(to_rgb(self.decode(data, kind)), requirements=["W"])
 
     def picture_file(self, data: bytes, kind: str) -> bytes | None:
         """The JPEG or PNG file in a CompressedImage; None for raw pixels."""
