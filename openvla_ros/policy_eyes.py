@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,20 @@ from rclpy.node import Node
 
 from openvla_core.camera_watch import CameraWatch
 from openvla_core.errors import ActionError
+from openvla_core.journey import Journey
 from openvla_core.types import Problem
 from openvla_ros import conversions, topics
 from openvla_ros.policy_setup import PolicySettings
 from openvla_ros.taken_messages import TakenMessages
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What may be acted on: a picture (H, W, 3) uint8 RGB, when it was taken, ns, and what became of it since."""
+
+    rgb: np.ndarray
+    stamp_ns: int
+    journey: Journey
 
 
 class PolicyEyes:
@@ -30,7 +41,7 @@ class PolicyEyes:
         self._watch = CameraWatch(
             settings.max_observation_age_s, settings.camera_frame_id, node.resolve_topic_name(topics.CAMERA_IMAGE)
         )
-        self._frame: Any = None
+        self._newest: tuple[Any, Journey] | None = None  # the message, and its way so far
         self.frames = 0
         kind = topics.Image if settings.image_transport == "raw" else topics.CompressedImage
         self._images = node.create_subscription(kind, topics.CAMERA_IMAGE, self._on_image, topics.SENSOR)
@@ -38,22 +49,23 @@ class PolicyEyes:
         self._poses = TakenMessages(node, topics.PoseStamped, topics.CURRENT_POSE, topics.MEASURED)
         self._joints = TakenMessages(node, topics.JointState, topics.JOINT_STATES, topics.MEASURED)
 
-    def take(self) -> tuple[np.ndarray, int] | None:
-        """The newest frame, once, as an RGB picture (H, W, 3) uint8 and its stamp, ns; None when there is none.
-
-        Raises ImageError when it is no picture.
-        """
-        frame, self._frame = self._frame, None
-        if frame is None:
+    def take(self) -> Sight | None:
+        """The newest frame, once; None when there is none. Raises ImageError when it is no picture."""
+        newest, self._newest = self._newest, None
+        if newest is None:
             return None
-        stamp_ns = conversions.stamp_ns(frame)
+        message, journey = newest
+        journey.reached("waiting")
+        stamp_ns = conversions.stamp_ns(message)
         if self._node.get_clock().now().nanoseconds - stamp_ns > self._max_age_s * 1e9:
             return None  # it waited for too long; the next one is on its way
-        return conversions.to_rgb(frame), stamp_ns
+        rgb = conversions.to_rgb(message)
+        journey.reached("conversion")
+        return Sight(rgb, stamp_ns, journey)
 
     def forget(self) -> None:
         """Forgets the frame: what it shows may be over."""
-        self._frame = None
+        self._newest = None
 
     def problem(self) -> Problem | None:
         """Why no frame may be acted on now."""
@@ -72,16 +84,18 @@ class PolicyEyes:
 
     def _on_image(self, message) -> None:
         self.frames += 1
+        stamp_ns, now_ns = conversions.stamp_ns(message), self._node.get_clock().now().nanoseconds
+        journey = Journey("age", (now_ns - stamp_ns) * 1e-9)
         self._look_at_the_robot()
         good = self._watch.on_frame(
-            conversions.stamp_ns(message),
+            stamp_ns,
             conversions.frame_of(message),
             conversions.image_bytes(message),
-            self._node.get_clock().now().nanoseconds,
+            now_ns,
             time.monotonic(),
         )
         if good:
-            self._frame = message
+            self._newest = (message, journey)
             self._on_frame()
 
     def _look_at_the_robot(self) -> None:

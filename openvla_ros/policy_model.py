@@ -3,13 +3,14 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from openvla_core.conventions import ActionConvention
 from openvla_core.errors import ActionError
+from openvla_core.journey import Journey
 from openvla_core.latest_worker import LatestWorker, Outcome
 from openvla_core.types import Observation, Problem
 from openvla_ros.conversions import Chunk
@@ -29,6 +30,7 @@ class Job:
 
     generation: int
     observation: Observation
+    journey: Journey = field(default_factory=lambda: Journey("age", 0.0))
 
 
 class PolicyModel:
@@ -78,14 +80,17 @@ class PolicyModel:
 
     def _infer(self, job: Job) -> "Prediction":
         """In the worker thread. One retry when the GPU's memory is full, as another program may have had it."""
+        job.journey.reached("handover")
         image, instruction = job.observation.image, job.observation.instruction
         try:
-            return self.policy.predict(image, instruction)
+            prediction = self.policy.predict(image, instruction)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             free_gpu_memory()
-            return self.policy.predict(image, instruction)
+            prediction = self.policy.predict(image, instruction)
+        job.journey.reached("inference", prediction.stages)
+        return prediction
 
     def _deliver(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)

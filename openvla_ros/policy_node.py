@@ -234,11 +234,12 @@ class PolicyNode(LifecycleNode):
         if not (self.due and self.is_following() and self.model.idle) or self.problem() is not None:
             return
         with report_errors(self.board, then=self.figures.count_error):
-            frame = self.eyes.take()
-            if frame is not None:
+            sight = self.eyes.take()
+            if sight is not None:
                 self.due = False
-                self.picture = picture_warning(frame[0])
-                self.model.offer(Job(self.generation, Observation(frame[0], self.instruction, frame[1])))
+                self.picture = picture_warning(sight.rgb)
+                observation = Observation(sight.rgb, self.instruction, sight.stamp_ns)
+                self.model.offer(Job(self.generation, observation, sight.journey))
 
     def on_outcomes(self) -> None:
         while self.model is not None and self.model.outcomes:
@@ -263,6 +264,8 @@ class PolicyNode(LifecycleNode):
 
     def publish_chunk(self, outcome: Outcome) -> None:
         """Publishes the action of one outcome; an action that no token can mean is a fault."""
+        journey = outcome.job.journey
+        journey.reached("return")
         try:
             check_prediction(outcome.value)
         except ActionError as error:
@@ -272,6 +275,8 @@ class PolicyNode(LifecycleNode):
         source = {"session_id": self.session_id, "sequence": self.sequence, "rate_hz": self.rate_hz}
         chunk = chunk_of(outcome.value, outcome.job.observation, outcome.seconds, self.card, **source)
         self.chunks.publish(conversions.chunk_message(chunk))
+        journey.reached("publication")
+        self.figures.add_journey(journey)
         self.sequence += 1
         self.figures.counts["chunks"] += 1
         self.say_following()

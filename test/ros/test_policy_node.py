@@ -7,6 +7,7 @@ from policy_bench import KNOWN, OTHER, UNTRAINED, Gate, Policy
 from rclpy.parameter import Parameter
 
 from openvla_ros import topics
+from openvla_ros.policy_figures import STRETCHES
 from openvla_ros.topics import State
 
 
@@ -42,6 +43,23 @@ def test_the_published_action_is_the_policys_own(policy, camera):
     policy.say(KNOWN)
     (chunk,) = policy.wait_for_chunks(1)[:1]
     assert any(np.array_equal(chunk.actions[0], prediction.action) for prediction in seen)
+
+
+def test_the_way_of_a_frame_is_told_in_stretches_that_add_up_to_it(policy, camera):
+    ways, note = [], policy.node.figures.add_journey
+    policy.node.figures.add_journey = lambda way: (ways.append(way), note(way))
+    heard = policy.world.listen(topics.DiagnosticArray, topics.DIAGNOSTICS, 10)
+    policy.say(KNOWN)
+    policy.wait_for_chunks(2)
+    for way in ways:
+        assert tuple(way.stretches) == STRETCHES
+        assert min(way.stretches.values()) >= 0.0
+        assert sum(way.stretches.values()) == pytest.approx(way.total_s, abs=1e-9)
+    count = len(heard)
+    policy.world.wait_for(lambda: len(heard) > count + 1, "diagnostics")
+    told = {pair.key: float(pair.value) for pair in heard[-1].status[0].values if pair.key.startswith("path_")}
+    assert set(told) == {f"path_{name}_{kind}_ms" for name in (*STRETCHES, "total") for kind in ("p50", "p95")}
+    assert told["path_total_p50_ms"] > told["path_inference_p50_ms"] > 0.0
 
 
 def test_nothing_is_published_without_an_instruction(policy, camera):
