@@ -37,6 +37,10 @@ class KinematicsError(OpenVLAError):
     """A pose has no joint angles near the ones the arm has, or the arm is unknown."""
 
 
+class DeadlineError(OpenVLAError):
+    """A request was not begun in time, so that its answer would have been about a world that has moved on."""
+
+
 class ConfigError(OpenVLAError):
     """A setting is unknown or outside its range."""
 

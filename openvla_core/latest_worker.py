@@ -37,6 +37,7 @@ class LatestWorker(Generic[JobT, ValueT]):
         self._slot: list[JobT] = []
         self._working = False
         self._closed = False
+        self._since_s: float | None = None  # when the oldest job without an outcome was offered
         # A daemon: a device call that never returns must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -47,16 +48,32 @@ class LatestWorker(Generic[JobT, ValueT]):
         with self._wake:
             return not self._slot and not self._working
 
+    @property
+    def waiting(self) -> bool:
+        """True while a job has not been begun."""
+        with self._wake:
+            return bool(self._slot)
+
+    @property
+    def stuck_s(self) -> float:
+        """For how long a job has been waiting or in progress, seconds; 0 when there is none."""
+        with self._wake:
+            return 0.0 if self._since_s is None else time.monotonic() - self._since_s
+
     def offer(self, job: JobT) -> None:
         """Hands over a job; one that still waits is replaced."""
         with self._wake:
             self._slot = [job]
+            if self._since_s is None:
+                self._since_s = time.monotonic()
             self._wake.notify()
 
     def drop_waiting(self) -> None:
         """Forgets the waiting job; one in progress still delivers its outcome."""
         with self._wake:
             self._slot = []
+            if not self._working:
+                self._since_s = None
 
     def close(self, timeout_s: float = 5.0) -> bool:
         """Ends the thread after the job in progress; False when that did not end in time."""
@@ -83,4 +100,5 @@ class LatestWorker(Generic[JobT, ValueT]):
             outcome = Outcome(job, value, error, time.monotonic() - started)
             with self._wake:
                 self._working = False
+                self._since_s = time.monotonic() if self._slot else None
             self._deliver(outcome)

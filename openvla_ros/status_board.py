@@ -21,6 +21,7 @@ CODES: dict[type[errors.OpenVLAError], str] = {
     errors.ImageError: "CAM_IMAGE",
     errors.ConventionError: "CONVENTION_REFUSED",
     errors.ActionError: "ACT_REFUSED",
+    errors.DeadlineError: "MODEL_LATE",
     errors.ConfigError: "CONFIG_REFUSED",
 }
 
