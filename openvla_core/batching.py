@@ -248,5 +248,5 @@ class DynamicBatcher(Generic[JobT, ValueT]):
                 return
         try:
             member.deliver(outcome)
-        except Exception:  # noqa: BLE001 - one robot that cannot take its answer must not keep the others from theirs
+        except Exception:  # one robot that cannot take its answer must not keep the others from theirs
             logger.exception("the answer for %s could not be delivered", request.robot)

@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 from openvla_core.waiting_line import WaitingLine
 
 ROBOTS = "abcdefgh"
-# Anything may happen between two batches: robots ask with any deadline, or ask again; at "take" a batch is formed.
-EVENTS = st.lists(
-    st.one_of(st.just("take"), st.tuples(st.sampled_from(ROBOTS), st.integers(0, 20))), min_size=1, max_size=120
+# Between two batches any of the robots ask, with any deadline, or ask again.
+ROUNDS = st.integers(2, len(ROBOTS)).flatmap(
+    lambda robots: st.lists(
+        st.lists(st.tuples(st.sampled_from(ROBOTS[:robots]), st.integers(0, 5)), max_size=2 * robots),
+        min_size=2,
+        max_size=20,
+    )
 )
 
 
@@ -19,26 +23,22 @@ def names(requests) -> list[str]:
     return [request.robot for request in requests]
 
 
-@given(EVENTS, st.integers(1, 5))
-def test_every_waiting_robot_is_served_within_its_share_of_batches(events, most):
+@given(ROUNDS, st.integers(1, 4))
+def test_every_waiting_robot_is_served_within_its_share_of_batches(rounds, most):
     """R robots, N at a time: in one of the next ceil(R / N) batches, whatever the others' deadlines are."""
     line = WaitingLine(most)
-    waits_since: dict[str, int] = {}
-    known: set[str] = set()
-    for event in events:
-        if event != "take":
-            robot, deadline = event
+    bound = math.ceil(len({robot for asked in rounds for robot, _ in asked}) / most)
+    since: dict[str, int] = {}
+    for asked in rounds:
+        for robot, deadline in asked:
             line.ask(robot, None, float(deadline), 0.0)
-            waits_since.setdefault(robot, line.batches)
-            known.add(robot)
-            continue
+            since.setdefault(robot, line.batches)
         batch, late = line.take(0.0)
         assert not late
         for robot in names(batch):
-            waited = line.batches - waits_since.pop(robot)
-            assert waited <= math.ceil(len(known) / most)
-        for robot, since in waits_since.items():
-            assert line.batches - since < math.ceil(len(known) / most), f"{robot} is still waiting"
+            assert line.batches - since.pop(robot) <= bound
+        for robot, batches in since.items():
+            assert line.batches - batches < bound, f"{robot} is still waiting"
 
 
 @pytest.mark.parametrize("most", range(1, 7))
@@ -54,13 +54,12 @@ def test_a_patient_robot_is_served_among_those_that_are_always_in_a_hurry(most):
     assert "patient" in served
 
 
-@given(EVENTS, st.integers(1, 5))
-def test_a_batch_is_as_full_as_it_can_be_and_nobody_is_in_it_twice(events, most):
+@given(ROUNDS, st.integers(1, 4))
+def test_a_batch_is_as_full_as_it_can_be_and_nobody_is_in_it_twice(rounds, most):
     line = WaitingLine(most)
-    for event in events:
-        if event != "take":
-            line.ask(event[0], None, float(event[1]), 0.0)
-            continue
+    for asked in rounds:
+        for robot, deadline in asked:
+            line.ask(robot, None, float(deadline), 0.0)
         waiting = len(line)
         batch, _ = line.take(0.0)
         assert len(batch) == len(set(names(batch))) == min(waiting, most)
