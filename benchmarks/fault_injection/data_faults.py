@@ -229,7 +229,7 @@ def of_training(what: str, i: int) -> Trial:
         command = [sys.executable, str(HERE / "training_peer.py"), str(folder), what, str(i)]
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
         if run.returncode:
-            return Trial("FAILED", ok=False, note=run.stderr[-300:])
+            return Trial("FAILED", ok=False, note=f"exit code {run.returncode}: {run.stderr[-300:]}")
         figures = json.loads(run.stdout.splitlines()[-1])
     finally:
         shutil.rmtree(folder, ignore_errors=True)

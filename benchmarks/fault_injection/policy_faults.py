@@ -105,6 +105,7 @@ def out_of_memory(cell, i: int) -> Trial:
     repeats=6,
     quick=1,
     bound_s=0.15 + T_A + 0.06,
+    tells_errors=True,  # the device error is what the process ends with
 )
 def device_error(cell, i: int) -> Trial:
     at_s = cell.spy.order(model=("cuda", "abort")[i % 2])

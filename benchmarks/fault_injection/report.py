@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fault_injection.rows import Outcome
+from fault_injection.rows import COUNTS, Outcome
 
 # Of the 62 rows of the fault table: what of a row is not injected here, and why.
 NOT_INJECTED = {
@@ -16,6 +16,8 @@ NOT_INJECTED = {
     "59": "the disk is full; a failing disk (EIO) and a read-only one are in the tests of the recorder only",
     "62": "a training that goes on with another number of processes or another recipe is in the tests of the training",
 }
+
+MOST_JOINED_LATE = 0.02  # of all beginnings of the stream: above that the report says that too little was judged
 
 GROUPS = (
     (10, "Camera"),
@@ -45,7 +47,7 @@ def results(outcomes: list[Outcome], machine: dict, before: list[dict]) -> dict:
         "inputs": sum(row["inputs"] for row in rows if row["inputs"] > row["trials"]),
         "commands_checked": sum(row["commands_checked"] for row in rows),
         "unsafe_commands": sum(sum(row["unsafe"].values()) for row in rows),
-        "late_stamps": sum(row["late_stamps"] for row in rows),
+        **{name: sum(row.get(name, 0) for row in rows) for name in COUNTS},
         "disturbed": sum(row["disturbed"] for row in rows),
         "rows": rows,
         "not_injected": NOT_INJECTED,
@@ -85,17 +87,36 @@ def table(results: dict) -> str:
         f"{results['rows_injected']} of 62 rows ({len(results['numbers_with_processes'])} with real processes), "
         f"{results['injections']} injections, {results['commands_checked']:,} commands checked, "
         f"{results['unsafe_commands']} unsafe, {results['late_stamps']} late stamps, {results['disturbed']} disturbed "
-        f"trials; load {results['machine']['load'][0]:.1f} on {results['machine']['cpu_count']} cores"
+        f"trials; {heard(results)} Load {results['machine']['load'][0]:.1f} on {results['machine']['cpu_count']} cores"
     )
     return "\n".join(lines)
+
+
+def heard(results: dict) -> str:
+    """What the spy did not hear, and so could not judge, or judged by what the controller showed."""
+    late, beginnings = results.get("joined_late", 0), results.get("beginnings", 0)
+    return (
+        f"of {beginnings:,} beginnings of the stream {late:,} were joined late and not judged, and "
+        f"{results.get('filled_in', 0):,} commands were judged as the controller showed them.{warning(results)}"
+    )
+
+
+def warning(results: dict) -> str:
+    """Says it when the place where a stream began was not judged too often; else nothing."""
+    if results.get("joined_late", 0) <= MOST_JOINED_LATE * results.get("beginnings", 0):
+        return ""
+    return f" TOO MANY beginnings were not judged: more than {MOST_JOINED_LATE:.0%}. Run it on a quieter machine."
 
 
 HOW = """Made by `python benchmarks/faults.py --markdown docs/faults.md`. The controller is always the real process; so
 is whatever is killed or stopped, and for the camera, the model and the instruction the policy with its checkpoint. The
 robot is a pretend one with a real interface. A spy hears every command as the robot does and calls it unsafe when it
 is not finite, too fast, accelerates or jerks beyond the limits, leaves the workspace box, moves in a hold, begins where
-the arm is not, is stamped out of order or in another frame, toggles the gripper within 0.3 s or moves it in a hold, or
-follows an image older than 0.5 s. That the spy sees each of these is tested (`test/end_to_end/test_fault_spy.py`).
+the arm is not, is stamped out of order or in another frame, is not what the controller shows, toggles the gripper
+within 0.3 s or moves it in a hold, or follows an image older than 0.5 s. That the spy sees each of these is tested
+(`test/end_to_end/test_fault_spy.py`). Commands are numbered by the middleware: those that a spy on a busy machine did
+not hear are judged as the controller shows them on `controller_node/commanded_pose`, and where they are missing there
+too, the place where the stream began is not judged, and counted.
 
 *Time* is from the fault to the moment the controller's report of a hold is heard, in milliseconds. *Seen* counts the
 injections; a row "in process" is decided before anything runs, and counts generated inputs. *late*: right, but after
@@ -118,7 +139,7 @@ def headline(results: dict) -> str:
     text += "; not in " + "; ".join(f"row {row['row']} ({row['fault']})" for row in wrong) + ". " if wrong else ". "
     text += f"Of {len(bounded)} rows with a bound on the time to hold, {len(bounded) - len(late)} kept it every time"
     text += "; not " + ", ".join(f"row {row['row']} ({row['fault']})" for row in late) + "." if late else "."
-    return text
+    return text + warning(results)
 
 
 def line_of(row: dict) -> str:
@@ -145,7 +166,7 @@ def markdown(results: dict, plot: Path | None = None) -> str:
     lines += [
         f"Run of {date}: {machine['cpu_count']} cores, load {load:.1f} at its end, Python {python}. "
         f"{results['disturbed']} trials were done again because the busy machine itself had made the arm hold; "
-        f"{results['late_stamps']} commands had a late stamp, which is no violation.",
+        f"{results['late_stamps']} commands had a late stamp, which is no violation; {heard(results)}",
         "",
     ]
     if plot is not None:

@@ -2,17 +2,21 @@
 
 import os
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+import rclpy
 
 from fault_injection.spy import Disturbed, Timeout
 
 # Holds that a busy machine makes by itself, because a process was not scheduled. A trial in which one of these came
 # where another was expected tells nothing about its fault: it is counted as disturbed and done again.
 BY_LOAD = ("POSE_STALE", "POSE_OLD", "TICK_LATE", "TRACKING", "ACTION_STALE", "OBS_STALE")
+
+COUNTS = ("late_stamps", "beginnings", "joined_late", "filled_in")  # what StreamCheck counts beside violations
 
 
 @dataclass
@@ -82,6 +86,9 @@ class Outcome:
     examples: list[str] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)  # the stream around the first unsafe command
     late_stamps: int = 0
+    beginnings: int = 0
+    joined_late: int = 0
+    filled_in: int = 0
     disturbed: int = 0
     tracebacks: int = 0
     load: float = 0.0
@@ -127,7 +134,7 @@ class Outcome:
             "unsafe": dict(self.unsafe),
             "unsafe_examples": self.examples,
             "trace": self.trace,
-            "late_stamps": self.late_stamps,
+            **{name: getattr(self, name) for name in COUNTS},
             "disturbed": self.disturbed,
             "tracebacks": self.tracebacks,
             "verdict": self.verdict,
@@ -156,10 +163,11 @@ def run_row(row: Row, cell, repeats: int, on_trial: Callable[[], None], patience
     stream = cell.spy.stream if cell is not None else None
     if cell is not None:
         stream.flush()
-        before = (stream.commands, stream.violations.copy(), len(stream.examples), stream.late_stamps)
+        before = (stream.commands, stream.violations.copy(), len(stream.examples))
+        counted = {name: getattr(stream, name) for name in COUNTS}
         tracebacks = cell.processes.tracebacks()
     while len(outcome.trials) < repeats and outcome.disturbed < repeats + patience:
-        if sum(trial.code in ("TIMEOUT", "ASSERTION") for trial in outcome.trials) > 2:
+        if sum(trial.code in ("TIMEOUT", "ASSERTION", "ERROR") for trial in outcome.trials) > 2:
             break  # the rest would only take time
         trial = run_trial(row, cell, len(outcome.trials))
         if trial is None:
@@ -176,7 +184,8 @@ def run_row(row: Row, cell, repeats: int, on_trial: Callable[[], None], patience
         outcome.commands = stream.commands - before[0]
         outcome.unsafe = stream.violations - before[1]
         outcome.examples = stream.examples[before[2] :]
-        outcome.late_stamps = stream.late_stamps - before[3]
+        for name in COUNTS:
+            setattr(outcome, name, getattr(stream, name) - counted[name])
         outcome.tracebacks = cell.processes.tracebacks() - tracebacks
     outcome.seconds = time.monotonic() - started_s
     return outcome
@@ -198,4 +207,8 @@ def run_trial(row: Row, cell, index: int) -> Trial | None:
         return Trial("TIMEOUT", ok=False, note=str(timeout)[:300])
     except AssertionError as error:
         return Trial("ASSERTION", ok=False, note=str(error)[:300])
+    except Exception:  # a mistake in one row must not cost the rows after it
+        if not rclpy.ok():
+            raise
+        return Trial("ERROR", ok=False, note=traceback.format_exc()[-300:])
     return None if trial.code in BY_LOAD and trial.code not in row.expected else trial

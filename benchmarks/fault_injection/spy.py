@@ -20,12 +20,14 @@ from openvla_core.types import Pose
 from openvla_ros import conversions, topics
 from openvla_ros.topics import State
 
+SHOWN = "controller_node/commanded_pose"  # every command once more, announced when the controller starts
 ROGUE = "rogue"  # frame of commands that the harness itself sends as an intruder
 # Deeper than what is published with: what the robot hears and a spy that was not scheduled does not is not checked.
 DEEP = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
 DEEP_LATCHED = QoSProfile(
     depth=2000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
+UNCOUNTED = 2**64 - 1  # the number of a message where the middleware does not count
 SILENT_S = 0.6  # who was not heard for so long has nothing more to say
 ANSWER_S = 2.0  # an answer that is not there after this long was lost on the way
 
@@ -61,6 +63,8 @@ class Spy:
         listen(topics.PoseStamped, command_topic, self._on_command, DEEP)
         listen(topics.PoseStamped, topics.CURRENT_POSE, self._on_measured, DEEP)
         listen(topics.Float64, topics.GRIPPER_COMMAND, self._on_gripper, DEEP)
+        if command_topic != SHOWN:
+            listen(topics.PoseStamped, SHOWN, self._on_shown, DEEP)
         listen(topics.Status, "controller_node/status", self._on_report, DEEP_LATCHED)
         listen(topics.Status, "policy_node/status", self._on_policy_report, DEEP_LATCHED)
         listen(topics.ActionChunk, topics.POLICY_ACTION_CHUNK, self._on_chunk, DEEP)
@@ -90,12 +94,16 @@ class Spy:
     def _on_command(self, message, info) -> None:
         if conversions.frame_of(message) == ROGUE:
             return
-        stamp_s = conversions.stamp_ns(message) * 1e-9
-        position, q = message.pose.position, message.pose.orientation
-        pose = Pose(np.array([position.x, position.y, position.z]), np.array([q.x, q.y, q.z, q.w]))
+        stamp_s, pose = conversions.stamp_ns(message) * 1e-9, unchecked(message)
         self.commands.append((time.monotonic(), stamp_s, pose))
         self._newest["command"] = (time.monotonic(), info["source_timestamp"] * 1e-9)
-        self.stream.on_command(stamp_s if self._by_stamp else self._sent_s(info), pose, conversions.frame_of(message))
+        at_s = stamp_s if self._by_stamp else self._sent_s(info)
+        self.stream.on_command(at_s, pose, conversions.frame_of(message), number_of(info))
+
+    def _on_shown(self, message, info) -> None:
+        if self._by_stamp:
+            stamp_s = conversions.stamp_ns(message) * 1e-9
+            self.stream.on_shown(stamp_s, unchecked(message), number_of(info))
 
     def _sent_s(self, info) -> float:
         """When a message was published, in the clock of the stream: that of the stamps, or the monotonic one."""
@@ -117,7 +125,7 @@ class Spy:
         value = conversions.to_number(message)
         if not self.grippers or self.grippers[-1][1] != value:
             self.grippers.append((time.monotonic(), value))
-        self.stream.on_gripper(self._sent_s(info), value)
+        self.stream.on_gripper(self._sent_s(info), value, number_of(info))
 
     def _on_report(self, message, info) -> None:
         report = conversions.to_status(message)
@@ -257,3 +265,15 @@ class Spy:
             return 0.0
         way = sum(float(np.linalg.norm(b - a)) for (_, a), (_, b) in zip(recent, recent[1:], strict=False))
         return way / (recent[-1][0] - recent[0][0])
+
+
+def number_of(info) -> int | None:
+    """The number of a message among those of its publisher, from 1 on; None where the middleware does not count."""
+    number = info.get("publication_sequence_number")
+    return number if number and number != UNCOUNTED else None
+
+
+def unchecked(message) -> Pose:
+    """The numbers of a message of a pose, whatever they are."""
+    position, q = message.pose.position, message.pose.orientation
+    return Pose(np.array([position.x, position.y, position.z]), np.array([q.x, q.y, q.z, q.w]))

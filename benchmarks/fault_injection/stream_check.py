@@ -7,6 +7,11 @@ two lines) is counted apart and is no violation; a second one within LATE_APART_
 
 Commands and states arrive on different topics, in any order. A command is therefore judged JUDGED_AFTER_S later, by its
 stamp and the stamps of the states around it.
+
+A stream has to begin where the arm is measured. Commands that were not heard (numbering.py) are put in from what the
+controller shows beside the robot's topic, if it was heard there without a gap and agrees with what was heard of both.
+What is first heard of an arm that moves already, without that, is no beginning: it is counted in `joined_late`, and
+everything after it is judged.
 """
 
 import math
@@ -16,6 +21,9 @@ from collections import Counter, deque
 import numpy as np
 
 from fault_injection.derivatives import ORDERS, derivative_weights, distance_to_track
+from fault_injection.gripper_check import GripperCheck
+from fault_injection.numbering import Heard, Numbers, Shown
+from fault_injection.states import States
 from openvla_core import rotations
 from openvla_core.orientation_cone import OrientationCone
 from openvla_core.supervisor import SupervisorSettings
@@ -27,37 +35,43 @@ LATE_APART_S = 0.5
 JUDGED_AFTER_S = 0.3
 PAUSE_S = 0.25  # a stream that was silent for this long starts anew, at rest
 STILL_AFTER_S = 0.5  # of a hold: the stop itself takes 0.15 s
-FOLLOWS_AFTER_S = 0.5  # of motion: what is left of a stop is carried out first, with its stronger limits
 AT_MEASURED_M = 0.001
 PROOF_S = 4.0  # within which the pose that a stream began at must be heard
 DISCOVERED_M = 0.01  # how far the arm may have moved before the spy hears it for the first time
 KNOWN_S = 1.0  # how old that pose may be
-TOGGLE_S = 0.3
-SENDING_S = 0.05  # from a decision to the message about it
 OLDEST_IMAGE_S = 0.5
 
 
 class StreamCheck:
-    """Feed it all commands and states; `violations` tells what was wrong, `late_stamps` what was only late."""
+    """Feed it all commands and states; `violations` tells what was wrong, `late_stamps` what was only late.
+
+    Of `beginnings` of the stream, `joined_late` could not be judged. Of `commands`, `filled_in` were not heard on the
+    robot's topic and are judged as the controller showed them.
+    """
 
     def __init__(self, limits: SupervisorSettings) -> None:
         self.limits = limits
         self.stamp_error_s = STAMP_ERROR_S
         self.commands = 0
         self.late_stamps = 0
+        self.beginnings = 0
+        self.joined_late = 0
+        self.filled_in = 0
         self.violations: Counter[str] = Counter()
         self.examples: list[str] = []
         self._lock = threading.Lock()
         self._cone = OrientationCone(limits.tool_axis, limits.cone_axis, limits.max_tilt)
-        self._waiting: deque[tuple[float, Pose, str] | None] = deque()  # None: the stream ends here
-        self._grippers: deque[tuple[float, float]] = deque()
-        self._states: deque[tuple[float, bool]] = deque(maxlen=500)  # stamp of a change, whether it is to ACTIVE
+        self._waiting: deque[Heard | None] = deque()  # None: the stream ends here
+        self._numbers = Numbers()
+        self._shown = Shown()
+        self._states = States()
+        self._gripper = GripperCheck(self._states, self._report)
         self._samples: deque[tuple[float, np.ndarray]] = deque(maxlen=4)  # stamp, position and accumulated turn (6,)
+        self._judged_s = -math.inf  # the stamp of the command that was judged last
         self._late_s = -math.inf  # the newest stamp when a late one was first seen
         self._last: Pose | None = None
         self._beginnings: list[tuple[float, np.ndarray]] = []  # stamp and place, to be found among the measured
         self._measured: deque[tuple[float, np.ndarray]] = deque(maxlen=1500)
-        self._gripper: tuple[float, float] | None = None
         self.knows_poses = True  # False while the measured poses cannot be heard
 
     # What is heard ----------------------------------------------------------------------------------------------
@@ -70,28 +84,23 @@ class StreamCheck:
     def on_status(self, stamp_s: float, is_active: bool) -> None:
         """What the controller says it does from this moment on."""
         with self._lock:
-            self._states.append((stamp_s, is_active))
+            self._states.add(stamp_s, is_active)
 
-    def on_command(self, stamp_s: float, pose: Pose, frame: str = "") -> None:
-        """One command with the stamp it carries, seconds, and its frame ("" when that is not of interest)."""
+    def on_command(self, stamp_s: float, pose: Pose, frame: str = "", number: int | None = None) -> None:
+        """One command with the stamp it carries, seconds, its frame and its number among those of its publisher."""
         with self._lock:
-            self._waiting.append((stamp_s, pose, frame))
+            self._waiting.append(Heard(stamp_s, pose, frame, number))
             self._judge(stamp_s - JUDGED_AFTER_S)
 
-    def on_gripper(self, at_s: float, value: float) -> None:
+    def on_shown(self, stamp_s: float, pose: Pose, number: int | None) -> None:
+        """One command as the controller shows it beside the robot's topic, as above."""
+        with self._lock:
+            self._shown.add(Heard(stamp_s, pose, "", number))
+
+    def on_gripper(self, at_s: float, value: float, number: int | None = None) -> None:
         """One command of the gripper's opening; at_s when it was sent, in the clock of the stamps."""
         with self._lock:
-            if not (math.isfinite(value) and 0.0 <= value <= 1.0):
-                self._report("gripper beyond 0 to 1", str(value))
-                return
-            before, changed = self._gripper, self._gripper is None or self._gripper[1] != value
-            if not changed:
-                return
-            self._gripper = (at_s, value)
-            if before is not None and at_s - before[0] < TOGGLE_S - SENDING_S:
-                self._report("gripper toggled too soon", f"{at_s - before[0]:.3f} s")
-            if before is not None:
-                self._grippers.append((at_s, value))
+            self._gripper.add(at_s, value, number)
 
     def on_applied(self, age_s: float) -> None:
         """An action was begun by an image of this age, seconds."""
@@ -103,6 +112,7 @@ class StreamCheck:
         """The process that made the stream has ended; the next command is the first of a new one."""
         with self._lock:
             self._waiting.append(None)
+            self._gripper.forget()
 
     def flush(self) -> None:
         """Judges everything that was heard, without waiting for states that may still come."""
@@ -118,21 +128,28 @@ class StreamCheck:
     # Judgement --------------------------------------------------------------------------------------------------
 
     def _judge(self, until_s: float) -> None:
-        while self._waiting and (self._waiting[0] is None or self._waiting[0][0] <= until_s):
+        while self._waiting and (self._waiting[0] is None or self._waiting[0].stamp_s <= until_s):
             command = self._waiting.popleft()
             if command is None:
                 self._samples.clear()
+                self._numbers.restart()
                 continue
-            following = next((one[0] for one in self._waiting if one is not None), math.inf)
-            self._judge_command(*command, following)
-        while self._grippers and self._grippers[0][0] <= until_s:
-            at_s, value = self._grippers.popleft()
-            held_since_s = self._held_since(at_s - 0.1)
-            if held_since_s is not None and self._held_since(at_s + 0.1) == held_since_s:
-                self._report("gripper moved in a hold", f"to {value:g}")
+            missed = self._numbers.missed(command.number)
+            known = self._shown.before(command, missed) if missed else []
+            if known and known[0].stamp_s > self._judged_s:
+                self.filled_in += len(known)
+                self._waiting.extendleft(reversed([*known, command]))
+                continue
+            following_s = next((one.stamp_s for one in self._waiting if one is not None), math.inf)
+            if self._shown.disagrees(command):
+                self._report("shown otherwise than sent", str(command.pose))
+            self._judge_command(command.stamp_s, command.pose, command.frame, following_s, missed > 0)
+            self._numbers.note(command.number)
+            self._judged_s = command.stamp_s
+        self._gripper.judge(until_s)
 
-    def _judge_command(self, stamp_s: float, pose: Pose, frame: str, following_s: float) -> None:
-        """following_s: the stamp of the next command, infinite when there is none yet."""
+    def _judge_command(self, stamp_s: float, pose: Pose, frame: str, following_s: float, missed: bool) -> None:
+        """following_s: the stamp of the next command, infinite when there is none yet; missed: some before it were."""
         self.commands += 1
         self._check_beginnings(stamp_s - PROOF_S)
         if not (np.isfinite(pose.position).all() and np.isfinite(pose.quaternion).all()):
@@ -144,7 +161,7 @@ class StreamCheck:
             self._report("not a unit quaternion", str(pose.quaternion))
             return
         if not self._samples or self._last is None:
-            self._begin(stamp_s, pose, proven=False)
+            self._begin(stamp_s, pose, missed=missed)
             return
         before_s, place = self._samples[-1]
         if stamp_s <= before_s:
@@ -154,20 +171,20 @@ class StreamCheck:
         turned = rotations.rotation_between(self._last.quaternion, pose.quaternion)
         moves = moved + float(np.linalg.norm(turned)) > 1e-9
         if stamp_s - before_s > PAUSE_S:
-            self._begin(stamp_s, pose, proven=not moves)
+            self._begin(stamp_s, pose, proven=not moves, missed=missed)
             return
         self._check_box_and_cone(pose)
         slack_s = 20 * self.stamp_error_s
-        held_before_s = self._held_since(stamp_s + slack_s)
-        held_after_s = self._held_since(following_s - 1e-6 + slack_s)
+        held_before_s = self._states.held_since(stamp_s + slack_s)
+        held_after_s = self._states.held_since(following_s - 1e-6 + slack_s)
         rested = self._rests()
         self._samples.append((stamp_s, np.concatenate([pose.position, place[3:] + turned])))
         before, self._last = self._last, pose
-        follows = self._follows(stamp_s, following_s + slack_s)
+        follows = self._states.follows(stamp_s, following_s + slack_s)
         excess = self._excess(list(self._samples), follows)
         in_hold = held_before_s is not None or held_after_s is not None
         if rested and moves and in_hold and (excess or self._is_measured(stamp_s, pose.position, 1e-9)):
-            self._begin(stamp_s, pose, proven=False)  # re-based, at rest and in a hold, to where the arm is
+            self._begin(stamp_s, pose)  # re-based, at rest and in a hold, to where the arm is
             return
         if float(pose.quaternion @ before.quaternion) < 0.0:
             self._report("the quaternion changed its sign", str(pose.quaternion))
@@ -180,12 +197,19 @@ class StreamCheck:
             stamps = [round((at_s - stamp_s) * 1e3, 2) for at_s, _ in self._samples]
             self._report(excess[0], f"{excess[0]} {excess[1]:.3g} above {excess[2]:.3g}, stamps {stamps} ms")
 
-    def _begin(self, stamp_s: float, pose: Pose, proven: bool) -> None:
+    def _begin(self, stamp_s: float, pose: Pose, proven: bool = False, missed: bool = False) -> None:
         self._last = pose
         self._samples.clear()
         place = np.concatenate([pose.position, np.zeros(3)])
-        self._samples.extend((stamp_s - back_s, place) for back_s in (3.0, 2.0, 1.0, 0.0))
-        if not proven and self.knows_poses:
+        held_since_s = self._states.held_since(stamp_s)
+        # After so long in a hold the arm is where it is commanded, whichever command of the hold is heard first.
+        rests = not missed or (held_since_s is not None and stamp_s - held_since_s > STILL_AFTER_S)
+        self._samples.extend((stamp_s - back_s, place) for back_s in ((3.0, 2.0, 1.0, 0.0) if rests else (0.0,)))
+        if proven or not self.knows_poses:
+            return
+        self.beginnings += 1
+        self.joined_late += not rests
+        if rests:
             self._beginnings.append((stamp_s, pose.position))
 
     def _check_beginnings(self, before_s: float) -> None:
@@ -206,29 +230,9 @@ class StreamCheck:
             within_m = max(within_m, DISCOVERED_M)
         return len(track) > 1 and distance_to_track(place, np.array(track)) <= within_m
 
-    def _held_since(self, at_s: float) -> float | None:
-        """When the hold began that is in force at a time; None in motion and before the first state."""
-        since_s: float | None = None
-        for stamp_s, is_active in self._states:
-            if stamp_s > at_s:
-                break
-            since_s = None if is_active else stamp_s if since_s is None else since_s
-        return since_s
-
-    def _follows(self, stamp_s: float, until_s: float) -> bool:
-        """Whether the controller has followed actions for long, and still does: then the lower limits hold."""
-        in_force, begun = False, False
-        for at_s, is_active in self._states:
-            if at_s > until_s:
-                break
-            begun = begun or (is_active and at_s <= stamp_s - FOLLOWS_AFTER_S)
-            if at_s <= stamp_s - FOLLOWS_AFTER_S:
-                in_force = is_active
-            elif not is_active:
-                return False
-        return begun and in_force
-
     def _rests(self) -> bool:
+        if len(self._samples) < 2:
+            return False
         (from_s, a), (to_s, b) = list(self._samples)[-2:]
         # The last step of a stop is shorter than what stop_acceleration takes away in a tick.
         return float(np.linalg.norm(b[:3] - a[:3])) <= self.limits.stop_acceleration * (to_s - from_s) ** 2

@@ -1,5 +1,6 @@
 """The spy of benchmarks/faults.py: silent about a stream that keeps every limit, and never about one that does not."""
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,10 @@ class Record:
         self.frames = [LIMITS.base_frame] * 250
         self.states = [(100.003, True), (100.003 + TICK_S * HOLD_FROM, False)]
         self.measured: np.ndarray | None = None  # as commanded before, unless a test says otherwise
+        self.numbers: list[int | None] = [None] * 250  # of the messages, where the middleware counts them
+        self.unheard: range = range(0)  # ticks whose command does not reach the spy
+        self.shown: range = range(0)  # ticks whose command it hears from what the controller shows
+        self.shown_positions: np.ndarray | None = None  # the same, unless a test says otherwise
         self.grippers = [(100.0, 1.0), (101.0, 0.0), (101.5, 1.0)]
         self.ages = [0.1, 0.4]
 
@@ -53,7 +58,11 @@ class Record:
         return check
 
     def complaints(self) -> dict[str, int]:
-        """What the spy says of it, states and commands in the order in which they would be heard."""
+        """What the spy says of it."""
+        return dict(self.judged().violations)
+
+    def judged(self) -> StreamCheck:
+        """The check, after states and commands in the order in which they would be heard."""
         check = self.check()
         states = list(self.states)
         with np.errstate(invalid="ignore"):
@@ -62,14 +71,19 @@ class Record:
                     check.on_status(*states.pop(0))
                 place = self.positions[max(tick - 1, 0)] if self.measured is None else self.measured[tick]
                 check.on_measured(stamp_s - 0.004, Pose(place, DOWN))
-                check.on_command(stamp_s, Pose(self.positions[tick], self.quaternions[tick]), self.frames[tick])
+                pose = Pose(self.positions[tick], self.quaternions[tick])
+                shown = self.positions if self.shown_positions is None else self.shown_positions
+                if tick in self.shown:
+                    check.on_shown(stamp_s, Pose(shown[tick], self.quaternions[tick]), tick + 7)
+                if tick not in self.unheard:
+                    check.on_command(stamp_s, pose, self.frames[tick], self.numbers[tick])
         for at_s, value in self.grippers:
             check.on_gripper(at_s, value)
         for age_s in self.ages:
             check.on_applied(age_s)
         check.finish()
-        assert check.commands == len(self.stamps)
-        return dict(check.violations)
+        assert check.commands == len(self.stamps) - len(self.unheard) + check.filled_in
+        return check
 
 
 def faster(record):
@@ -170,6 +184,62 @@ def elsewhere_after_a_pause(record):
     record.positions[60:, 1] += 0.02
 
 
+def begin_elsewhere_at_once(record):
+    """5 cm off in the very first command, which is one of a motion; every message is heard."""
+    record.numbers = list(range(1, 251))
+    record.measured = record.positions + [0.0, 0.05, 0.0]
+
+
+def elsewhere_after_a_stop_of_the_process(record):
+    """As after a pause, and by the numbers nothing was missed: it is the controller that was silent."""
+    elsewhere_after_a_pause(record)
+    record.states = record.states[:1]
+    record.numbers = list(range(1, 251))
+
+
+def join_late(record):
+    """The first 60 commands are missed; what is heard first is 11 cm away from where the arm ever was measured."""
+    record.numbers = list(range(1, 251))
+    record.unheard = range(60)
+    record.measured = record.positions - [0.0, 0.05, 0.0]
+
+
+def jump_after_a_late_join(record):
+    join_late(record)
+    record.positions[61:, 1] += 0.01
+
+
+def jolt_after_a_late_join(record):
+    join_late(record)
+    jolt(record)
+
+
+def join_late_in_a_long_hold(record):
+    """Whichever command of a hold is heard first: the arm must stand there."""
+    join_late(record)
+    record.unheard = range(HOLD_FROM + 30)
+
+
+def shown_begins_elsewhere(record):
+    """All that was missed was shown, and began where the arm is not."""
+    join_late(record)
+    record.shown = range(250)
+
+
+def shown_jumps(record):
+    join_late(record)
+    record.shown = range(250)
+    record.measured = None
+    record.positions[30:, 1] += 0.01
+
+
+def shown_otherwise(record):
+    """What is shown is not what is sent: it must not be believed."""
+    record.shown = range(250)
+    record.shown_positions = record.positions.copy()
+    record.shown_positions[100] += 0.001
+
+
 def gripper_beyond(record):
     record.grippers[1] = (101.0, 1.2)
 
@@ -213,6 +283,14 @@ def old_image(record):
         (jump_in_hold, "did not begin at the measured pose"),
         (begin_elsewhere, "did not begin at the measured pose"),
         (elsewhere_after_a_pause, "did not begin at the measured pose"),
+        (begin_elsewhere_at_once, "did not begin at the measured pose"),
+        (elsewhere_after_a_stop_of_the_process, "did not begin at the measured pose"),
+        (jump_after_a_late_join, "speed"),
+        (jolt_after_a_late_join, "acceleration"),
+        (join_late_in_a_long_hold, "did not begin at the measured pose"),
+        (shown_begins_elsewhere, "did not begin at the measured pose"),
+        (shown_jumps, "speed"),
+        (shown_otherwise, "shown otherwise than sent"),
         (gripper_beyond, "gripper beyond 0 to 1"),
         (gripper_nan, "gripper beyond 0 to 1"),
         (gripper_toggles, "gripper toggled too soon"),
@@ -228,6 +306,58 @@ def test_every_kind_of_unsafe_command_is_counted(spoil, complaint):
 
 def test_a_stream_within_its_limits_has_nothing_against_it():
     assert Record().complaints() == {}
+
+
+def test_a_stream_that_was_joined_late_is_counted_and_only_its_beginning_is_not_judged():
+    record = Record()
+    join_late(record)
+    check = record.judged()
+    assert (dict(check.violations), check.joined_late, check.beginnings, check.filled_in) == ({}, 1, 1, 0)
+    record.numbers = [None] * 250
+    assert record.complaints() == {"did not begin at the measured pose": 1}, "without numbers it counts as the first"
+
+
+def test_a_stream_that_was_not_heard_for_a_while_is_joined_anew():
+    record = Record()
+    record.numbers, record.unheard = list(range(1, 251)), range(60, 90)
+    check = record.judged()
+    assert (dict(check.violations), check.joined_late, check.beginnings) == ({}, 1, 2)
+
+
+def test_what_was_missed_is_judged_as_it_was_shown():
+    record = Record()
+    record.numbers, record.unheard, record.shown = list(range(1, 251)), range(60), range(250)
+    check = record.judged()
+    assert (dict(check.violations), check.joined_late, check.filled_in, check.commands) == ({}, 0, 60, 250)
+    record.shown = range(1, 250)
+    check = record.judged()
+    assert (check.joined_late, check.filled_in) == (1, 0), "not from its first command on"
+
+
+@pytest.mark.parametrize(
+    ("number", "complaints"),
+    [(None, {"gripper toggled too soon": 1}), (1, {"gripper toggled too soon": 1}), (15, {})],
+)
+def test_the_gripper_of_a_new_process_is_judged_by_its_own_toggles(number, complaints):
+    """One that is heard from its 15th message on has had its value for an unknown time."""
+    check = Record().check()
+    for at_s, value in ((100.0, 1.0), (101.0, 0.0)):
+        check.on_gripper(at_s, value, number and 1 + round(at_s - 100.0))
+    check.forget()
+    check.on_gripper(101.1, 1.0, number)
+    check.finish()
+    assert not check.violations, "another process knows nothing of the toggle before"
+    check.on_gripper(101.15, 0.0, number and number + 1)
+    check.finish()
+    assert dict(check.violations) == complaints
+
+
+def test_a_gripper_that_was_not_heard_for_a_while_toggled_no_sooner_than_that():
+    check = Record().check()
+    for at_s, value, number in ((100.0, 1.0, 1), (100.1, 1.0, 6), (100.2, 0.0, 9), (100.25, 1.0, 10)):
+        check.on_gripper(at_s, value, number)
+    check.finish()
+    assert check.violations["gripper toggled too soon"] == 2
 
 
 def test_a_stream_that_is_re_based_in_a_hold_to_where_the_arm_is_has_nothing_against_it():
@@ -298,3 +428,37 @@ def test_what_is_planted_on_the_topics_is_counted(spy):
         return wanted <= set(spy.stream.violations)
 
     spy.until(counted, 30.0, f"{wanted} in {spy.stream.violations}")
+
+
+def test_the_spy_knows_from_the_middleware_what_it_missed(spy):
+    from fault_injection.spy import SHOWN, Spy
+
+    from openvla_ros import conversions, topics
+
+    commands, shown = (spy.node.create_publisher(topics.PoseStamped, t, topics.RECORD) for t in ("target_pose", SHOWN))
+    begun_ns = time.time_ns()
+    ticks = itertools.count()
+
+    def send() -> None:
+        """A motion of 0.1 m/s that began a while ago."""
+        tick = next(ticks)
+        pose = Pose(np.array([0.5, 0.002 * tick, 0.3]), DOWN)
+        for publisher in (commands, shown):
+            publisher.publish(conversions.pose_message(pose, begun_ns + tick * 20_000_000, LIMITS.base_frame))
+
+    def listeners() -> int:
+        return min(commands.get_subscription_count(), shown.get_subscription_count())
+
+    spy.until(lambda: listeners() == 1, 30.0, "the spy listens")
+    for _ in range(3):
+        send()
+    late = Spy("/planted", LIMITS, "target_pose")
+    try:
+        spy.until(lambda: listeners() == 2, 30.0, "the late spy listens")
+        spy.until(lambda: send() or (late.commands and len(spy.commands) > 3), 30.0, "the late spy hears")
+        for one in (spy, late):
+            one.stream.flush()
+        assert (spy.stream.joined_late, spy.stream.filled_in) == (0, 0)
+        assert (late.stream.joined_late, late.stream.filled_in) == (1, 0)
+    finally:
+        late.close()
