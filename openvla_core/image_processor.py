@@ -103,15 +103,20 @@ def as_rgb(image: np.ndarray | Image.Image) -> np.ndarray:
 
 def resize(pixels: np.ndarray, size: tuple[int, int] | int, interpolation: int = BICUBIC) -> np.ndarray:
     """(H, W, 3) uint8 -> (h, w, 3) uint8, antialiased. A single number is the new length of the shorter side."""
-    height, width = pixels.shape[:2]
-    if isinstance(size, int):
-        shorter, longer = sorted((height, width))
-        stretched = int(size * longer / shorter)
-        size = (stretched, size) if height > width else (size, stretched)
-    if size == (height, width):
+    height, width = resized_shape(pixels.shape[:2], size)
+    if (height, width) == pixels.shape[:2]:
         return pixels
-    _check_fits(pixels, size)
-    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling(interpolation)))
+    _check_fits(pixels, (height, width))
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling(interpolation)))
+
+
+def resized_shape(shape: tuple[int, ...], size: tuple[int, int] | int) -> tuple[int, int]:
+    """(height, width) of an image of that shape after `resize`."""
+    if not isinstance(size, int):
+        return size
+    shorter, longer = sorted(shape)
+    stretched = int(size * longer / shorter)
+    return (stretched, size) if shape[0] > shape[1] else (size, stretched)
 
 
 def center_crop(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

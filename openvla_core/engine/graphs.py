@@ -19,28 +19,24 @@ class Stages:
     What a function must keep to, so that a replay does what a call would:
     - everything that changes from call to call comes in through its tensor inputs, or through tensors that stay where
       they are (weights, the key-value cache); a name stands for one and the same work;
-    - it never waits for the device (no `.item()`, no `.cpu()`, no branch on a value);
+    - it never waits for the device (no `.item()`, no `.cpu()`, no branch on a value) and draws no random numbers;
     - called twice with the same inputs it leaves the same state behind: it is called a few times before it is recorded.
 
     What `run` returns is overwritten by the next run of the same name and shapes; clone what is to be kept. Nothing is
     allocated by a replay. Use it from one thread at a time, and from one stream.
     """
 
-    def __init__(
-        self, device: torch.device | str, capture: bool | None = None, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, device: torch.device | str, capture: bool | None = None) -> None:
         """
         Args:
             device: where the functions work.
             capture: None records on CUDA and goes on with plain calls, after a warning, where recording fails; True
                 insists on it; False always calls. On a CPU, True keeps the fixed buffers and calls the first function
                 again where a GPU would replay it, which shows mistakes that otherwise only a GPU would.
-            generator: random numbers that the functions draw, on the device.
         """
         self.device = torch.device(device)
         self.capturing = self.device.type == "cuda" if capture is None else capture
         self._must_capture = capture is True
-        self._generator = generator
         self._fixed: dict[Hashable, _Fixed] = {}
         self._seen: set[Hashable] = set()
         self._pool: Any = None
@@ -87,50 +83,46 @@ class Stages:
 
     def _record(self, function: Callable[..., Any], inputs: tuple[Tensor, ...]) -> "_Fixed":
         buffers = tuple(torch.empty(t.shape, dtype=t.dtype, device=self.device).copy_(t) for t in inputs)
-        if self.device.type != "cuda":
-            outputs = _like(function(*buffers))
-            return _Fixed(buffers, outputs, lambda: _copy(function(*buffers), outputs))
-        return self._record_graph(function, buffers)
+        if self.device.type == "cuda":
+            return self._record_graph(function, buffers)
+        outputs = _like(function(*buffers))
+        return _Fixed(buffers, outputs, lambda: _copy(function(*buffers), outputs), function)
 
     def _record_graph(self, function: Callable[..., Any], buffers: tuple[Tensor, ...]) -> "_Fixed":
-        with torch.cuda.device(self.device):
+        # The outer stream context is for a capture that fails: torch leaves its stream the current one then.
+        with torch.cuda.device(self.device), torch.cuda.stream(torch.cuda.current_stream(self.device)):
             if self._stream is None:
                 self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
-            outputs = self._warm_up(function, buffers)
+            outputs = self._warm_up(function, buffers, self._stream)
             graph = torch.cuda.CUDAGraph()
-            if self._generator is not None:
-                graph.register_generator_state(self._generator)
             # Other threads may use the device meanwhile; only what this one does is checked.
             mode = "thread_local"
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode=mode):
                 _copy(function(*buffers), outputs)
-        return _Fixed(buffers, outputs, graph.replay)
+        return _Fixed(buffers, outputs, graph.replay, function)
 
-    def _warm_up(self, function: Callable[..., Any], buffers: tuple[Tensor, ...]) -> Any:
+    def _warm_up(self, function: Callable[..., Any], buffers: tuple[Tensor, ...], stream: torch.cuda.Stream) -> Any:
         """Calls the function on the stream of the capture. Returns memory for its results.
 
         It lies outside the pool that the graphs share: there, one graph's intermediate values may lie where another's
         results were.
         """
-        assert self._stream is not None
-        state = None if self._generator is None else self._generator.get_state()
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
                 result = function(*buffers)
-        torch.cuda.current_stream().wait_stream(self._stream)
-        if self._generator is not None:
-            self._generator.set_state(state)
+        torch.cuda.current_stream().wait_stream(stream)
         return _like(result)
 
 
 @dataclass(frozen=True)
 class _Fixed:
-    """One recorded function with the buffers it reads and writes."""
+    """One recorded function with the buffers it reads and writes. `function` is kept for the tensors it holds."""
 
     inputs: tuple[Tensor, ...]
     outputs: Any
     replay: Callable[[], None]
+    function: Callable[..., Any]
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> Any:
         for buffer, given in zip(self.inputs, inputs, strict=True):
