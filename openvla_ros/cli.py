@@ -18,6 +18,7 @@ DELEGATED = {
     "dataset": ("openvla_core.datasets.command", "check, describe and convert demonstrations"),
     "finetune": ("openvla_core.training.finetune", "train a checkpoint on demonstrations"),
     "merge": ("openvla_core.training.merge", "add a LoRA adapter to the weights of its base"),
+    "bench": ("openvla_core.bench.command", "time one action, mode against mode, and check that the tokens are equal"),
     "convert": ("openvla_core.convert", "make a checkpoint from weights of other projects"),
 }
 
