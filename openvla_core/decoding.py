@@ -9,6 +9,7 @@ from torch import Tensor
 from openvla_core.errors import ActionTokenError, ConfigError
 from openvla_core.model import OpenVLA
 from openvla_core.model.language_model import new_cache
+from openvla_core.types import ActionTokens
 
 DECODINGS = ("constrained", "reference")
 
@@ -70,21 +71,30 @@ def generate(
     return torch.stack(ids), torch.stack(rows)
 
 
-def confidence(ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Probability of each chosen id (D,) and entropy of each choice (D,), nats, over the whole vocabulary.
+def read_answer(ids: Tensor, logits: Tensor) -> ActionTokens:
+    """An answer as numbers of the host, fetched from the device in one copy.
+
+    The probability of each chosen id and the entropy of each choice, nats, are over the whole vocabulary.
+
+    Args:
+        ids: (D,) int64.
+        logits: (D, vocabulary) float32 that they were chosen from.
 
     Raises ActionTokenError when a logit is not a finite number: no choice made from it means anything.
     """
     log_probabilities = logits.log_softmax(dim=-1)
     probabilities = log_probabilities.exp()
     entropies = -(probabilities * log_probabilities).sum(dim=-1)
+    chosen = probabilities.gather(-1, ids[:, None])[:, 0]
+    # float64 holds every id and every float32 exactly.
+    numbers = torch.stack([ids.double(), chosen.double(), entropies.double()]).cpu().numpy()
     # One question for all steps: a logit of NaN or infinity makes its row's entropy NaN.
-    if not bool(torch.isfinite(entropies).all()):
+    if not np.isfinite(numbers[2]).all():
         raise ActionTokenError(
             "the model's output is not finite (NaN or infinity). Hold the robot; check the weights and the dtype, "
             "float16 overflows where bfloat16 does not."
         )
-    return probabilities.gather(-1, ids[:, None])[:, 0], entropies
+    return ActionTokens(numbers[0].astype(np.int64), numbers[1].astype(np.float32), numbers[2].astype(np.float32))
 
 
 def refuse_early_end(ids: np.ndarray, eos_id: int) -> None:

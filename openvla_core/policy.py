@@ -1,24 +1,30 @@
 """The public face: load a checkpoint, then turn a camera frame and a sentence into an action."""
 
+import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from openvla_core.action_statistics import ActionStatistics, choose_unnorm_key, statistics_of
 from openvla_core.action_tokenizer import ActionTokenizer
 from openvla_core.checkpoint import Checkpoint, load_checkpoint
 from openvla_core.checksums import Verify
-from openvla_core.decoding import Decoder, confidence, generate, refuse_early_end
-from openvla_core.errors import CheckpointError, InstructionError
+from openvla_core.decoding import Decoder, read_answer, refuse_early_end
+from openvla_core.errors import CheckpointError, InstructionError, OpenVLAError
+from openvla_core.generation import Generation
 from openvla_core.image_preparation import ImagePreparation
-from openvla_core.processor import Processor, to_numpy
+from openvla_core.processor import Processor
 from openvla_core.prompt import check_style, clean_instruction
 from openvla_core.quantization import check_quantization, quantize_language_model
 from openvla_core.types import ActionTokens, NormalizedAction
+
+logger = logging.getLogger(__name__)
 
 # The self-test asks about these; the last is made of words that every prompt contains.
 ANY_SENTENCE = ("pick up the cup", "take the robot")
@@ -54,6 +60,9 @@ def load_policy(
     image_preparation: str | None = None,
     prompt_style: str | None = None,
     verify: Verify = "auto",
+    engine: str = "auto",
+    drafts: bool = False,
+    largest_batch: int = 16,
 ) -> "Policy":
     """Loads a checkpoint directory as OpenVLA publishes it. Nothing is downloaded or executed.
 
@@ -74,6 +83,11 @@ def load_policy(
         prompt_style: "openvla" or "openvla-v01"; None takes the one that config.json implies.
         verify: "auto" compares files with SHA256SUMS where the directory has one, also the adapter's; True insists on
             the checkpoint's and on an entry for every file that is read; False does not look at it.
+        engine: "auto" for `openvla_core.engine`, "eager" for the plain loop over transformers' Llama that it is
+            compared with.
+        drafts: guess each action to be the one before, which saves passes of the engine where that is right and changes
+            no bit of the answer. Of use with temperature 0.
+        largest_batch: pictures that `Policy.predict_batch` computes at once.
 
     Raises:
         CheckpointError, StatisticsError, ConventionError, ConfigError: what is wrong and what to do.
@@ -89,7 +103,18 @@ def load_policy(
         (attach_adapter if full_size else merge_adapter)(checkpoint.model, adapter, verify is not False)
     if not full_size:
         quantize_language_model(checkpoint.model, quantization, device)
-    return Policy(checkpoint, unnorm_key, decoding, temperature, seed, image_preparation, prompt_style)
+    return Policy(
+        checkpoint,
+        unnorm_key,
+        decoding,
+        temperature,
+        seed,
+        image_preparation,
+        prompt_style,
+        engine,
+        drafts,
+        largest_batch,
+    )
 
 
 class Policy:
@@ -104,6 +129,9 @@ class Policy:
         seed: int | None = None,
         image_preparation: str | None = None,
         prompt_style: str | None = None,
+        engine: str = "auto",
+        drafts: bool = False,
+        largest_batch: int = 16,
     ) -> None:
         """See `load_policy`."""
         self.model = checkpoint.model
@@ -124,6 +152,7 @@ class Policy:
             temperature=temperature,
             generator=_generator(self.device, seed),
         )
+        self.generation = Generation(self.model, self.decoder, engine, drafts, largest_batch)
         self._action_statistics: dict[str, ActionStatistics] = {}
         self.unnorm_key = choose_unnorm_key(self.statistics, unnorm_key) if unnorm_key is not None else None
 
@@ -137,11 +166,44 @@ class Policy:
         """
         key, statistics = self._statistics(unnorm_key)
         started_s = time.monotonic()
-        input_ids, pixel_values = self._inputs(image, instruction)
+        inputs = self._inputs(image, instruction)
         stages = {"preprocessing": time.monotonic() - started_s}
-        tokens = self._tokens(input_ids, pixel_values, statistics.dimensions)
-        normalized = self.action_tokenizer.decode(tokens.ids)
-        return Prediction(tokens, NormalizedAction(normalized), statistics.unnormalize(normalized), key, stages)
+        prediction = self._prediction(*self.generation.one(inputs, statistics.dimensions), key, stages)
+        self.generation.observe(prediction.tokens.ids)
+        return prediction
+
+    def predict_batch(
+        self, requests: Sequence[tuple[np.ndarray, str]], unnorm_key: str | None = None
+    ) -> list[Prediction | OpenVLAError]:
+        """Several frames and sentences at once, of several robots for instance.
+
+        Returns:
+            For each of them what `predict` would return, or the error that it would raise; the others are not affected.
+
+        Raises StatisticsError as `predict` does.
+        """
+        key, statistics = self._statistics(unnorm_key)
+        outcomes: list[Prediction | OpenVLAError | None] = [None] * len(requests)
+        ready: dict[int, tuple[Tensor, Tensor]] = {}
+        for i, request in enumerate(requests):
+            try:
+                ready[i] = self._inputs(*request)
+            except OpenVLAError as error:
+                outcomes[i] = error
+        answers = self.generation.many(list(ready.values()), statistics.dimensions)
+        for i, answer in zip(ready, answers, strict=True):
+            try:
+                outcomes[i] = self._prediction(*answer, key, {})
+            except OpenVLAError as error:
+                outcomes[i] = error
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def warm_up(self, progress: Callable[[str], None] = logger.info) -> None:
+        """Lets the engine make what it will use, telling `progress` in sentences. The draws of a seed are not touched.
+
+        Raises StatisticsError as `predict` does.
+        """
+        self.generation.warm_up(self._statistics(None)[1].dimensions, progress)
 
     def predict_action(self, image: np.ndarray, instruction: str, unnorm_key: str | None = None) -> np.ndarray:
         """(D,) float64 in the units of the data set: metres, radians, gripper as trained. Errors as in `predict`."""
@@ -202,16 +264,16 @@ class Policy:
         return min(changes)
 
     @torch.inference_mode()
-    def _tokens(self, input_ids: torch.Tensor, pixel_values: torch.Tensor, count: int) -> ActionTokens:
-        ids, logits = generate(self.model, self.decoder, input_ids, pixel_values, count)
-        probabilities, entropies = confidence(ids, logits)
-        tokens = ActionTokens(to_numpy(ids), to_numpy(probabilities), to_numpy(entropies))
+    def _prediction(self, ids: Tensor, logits: Tensor, key: str, stages: dict[str, float]) -> Prediction:
+        """What the answer means. Raises ActionTokenError when it means nothing."""
+        tokens = read_answer(ids, logits)
         refuse_early_end(tokens.ids, self.config.language.eos_token_id)
-        return tokens
+        normalized = self.action_tokenizer.decode(tokens.ids)
+        action = self._statistics(key)[1].unnormalize(normalized)
+        return Prediction(tokens, NormalizedAction(normalized), action, key, stages)
 
-    @torch.inference_mode()
-    def _first_logits(self, image: np.ndarray, instruction: str) -> torch.Tensor:
-        return generate(self.model, self.decoder, *self._inputs(image, instruction), 1)[1][0]
+    def _first_logits(self, image: np.ndarray, instruction: str) -> Tensor:
+        return self.generation.first_logits(self._inputs(image, instruction))
 
     def _understands(self, instruction: str) -> bool:
         try:
@@ -220,7 +282,7 @@ class Policy:
             return False
         return True
 
-    def _inputs(self, image: np.ndarray, instruction: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def _inputs(self, image: np.ndarray, instruction: str) -> tuple[Tensor, Tensor]:
         pixel_values = self.processor.pixel_values(image).to(self.device)
         return torch.tensor([self.processor.generation_ids(instruction)], device=self.device), pixel_values
 

@@ -1,6 +1,8 @@
 """What has to be true before the policy node may act: parameters, a checkpoint that sees, a convention card."""
 
+import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +16,8 @@ from openvla_core.errors import ActionTokenError, ConfigError, ConventionError, 
 if TYPE_CHECKING:
     from openvla_core.checksums import Verify
     from openvla_core.policy import Policy
+
+logger = logging.getLogger(__name__)
 
 VERIFY: dict[str, "Verify"] = {"auto": "auto", "always": True, "never": False}
 
@@ -43,6 +47,10 @@ class PolicySettings:
     )
     temperature: float = setting(0.0, "0 takes the likeliest token, above 0 draws one", minimum=0.0, maximum=2.0)
     seed: int = setting(0, "Seed of the draws when temperature is above 0", minimum=0)
+    engine: str = setting(
+        "auto", "auto: the engine with fixed shapes; eager: the loop it is compared with", choices=("auto", "eager")
+    )
+    drafts: bool = setting(False, "Guess that an action is the one before; saves passes, changes no bit of the answer")
     convention: str = setting("", "Path of the convention card; empty takes the one of the checkpoint")
     rate_hz: float = setting(
         0.0, "Actions per second; 0 takes the rate of the convention card", unit="Hz", minimum=0.0, maximum=100.0
@@ -57,8 +65,13 @@ class PolicySettings:
     autostart: bool = setting(True, "Configure and activate without being asked")
 
 
-def set_up_policy(settings: PolicySettings) -> tuple["Policy", ActionConvention, float]:
+def set_up_policy(
+    settings: PolicySettings, progress: Callable[[str], None] = logger.info
+) -> tuple["Policy", ActionConvention, float]:
     """Loads the checkpoint, checks that it looks at the image and warms it up.
+
+    Args:
+        progress: told in sentences what is being prepared, which takes minutes for some devices.
 
     Returns:
         The policy, the card that gives its actions their meaning, and the time of one inference in seconds.
@@ -72,6 +85,7 @@ def set_up_policy(settings: PolicySettings) -> tuple["Policy", ActionConvention,
     card = convention_card(settings, policy)
     policy.prepare_images(card.image.preprocessing)
     policy.check_vision()
+    policy.warm_up(progress=progress)
     return policy, card, warm_up(policy, card)
 
 
@@ -95,6 +109,8 @@ def load_policy(settings: PolicySettings) -> "Policy":
         quantization=settings.quantization,
         prompt_style=settings.prompt_style or None,
         verify=VERIFY[settings.verify_checkpoint],
+        engine=settings.engine,
+        drafts=settings.drafts,
     )
 
 

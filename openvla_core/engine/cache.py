@@ -25,7 +25,6 @@ class StaticCache:
     ) -> None:
         self.tensor = torch.zeros(layers, 2, batch, kv_heads, length, head_dim, dtype=dtype, device=device)
         self.layers = [(layer[0], layer[1]) for layer in self.tensor]
-        self.length = length
 
     def begin(self, prompt: int) -> None:
         """Wipes the positions from `prompt` on; those before it are about to be written."""
@@ -35,8 +34,3 @@ class StaticCache:
         """keys, values (B, kv_heads, T, head_dim) of positions 0 .. T - 1."""
         for cached, new in zip(self.layers[layer], (keys, values), strict=True):
             cached[:, :, : new.shape[2]] = new
-
-    def write_rows(self, layer: int, index: Tensor, keys: Tensor, values: Tensor) -> None:
-        """keys, values (B, kv_heads, M, head_dim) of the positions in `index`, int64 of the same shape."""
-        for cached, new in zip(self.layers[layer], (keys, values), strict=True):
-            cached.scatter_(2, index, new)

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from openvla_core.decoding import Decoder
 from openvla_core.engine.buckets import bucket_for, checked_buckets, default_buckets
 from openvla_core.engine.cache import StaticCache
+from openvla_core.engine.compiled import compile_layer
 from openvla_core.engine.decoder import LlamaPasses, Tables
 from openvla_core.engine.drafts import WIDTH, DraftFigures, accepted_prefix, fed_rows
 from openvla_core.engine.graphs import Stages
-from openvla_core.engine.vision import encode_image, side_stream
+from openvla_core.engine.vision import encode_image, run_block, side_stream
 from openvla_core.errors import ConfigError
 from openvla_core.model import OpenVLA
 
@@ -75,6 +76,7 @@ class Engine:
         if most < 1:
             raise ConfigError(f"most is {most}; at least one sequence has to be computed at once.")
         self.model, self.most, self.drafts = model, most, drafts
+        self._width = WIDTH if drafts else 1
         self.figures = DraftFigures()
         self._graphs, self._compile_layers = graphs, compile_layers
         language, self._patches = model.config.language, model.config.patches
@@ -88,6 +90,11 @@ class Engine:
             else checked_buckets(buckets, self._patches, longest)
         )
         self._prepare()
+
+    @property
+    def prepared(self) -> int:
+        """Stages and shapes met so far; on CUDA, graphs that were recorded. It no longer grows once all is warm."""
+        return self._stages.captures
 
     def warm_up(self, decoder: Decoder, count: int, progress: Callable[[str], None] = lambda sentence: None) -> None:
         """Makes what later calls use: caches, kernels, and on CUDA the graphs of the first buckets.
@@ -105,7 +112,7 @@ class Engine:
             ids = torch.ones(1, bucket - self._patches - count, dtype=torch.int64, device=self.passes.device)
             size = self.model.config.towers[0].image_size
             pixels = torch.zeros(1, self.model.config.channels, size, size, device=self.passes.device)
-            self._answer(greedy, [ids], pixels, count)
+            self._answer(greedy, [ids], pixels, count, self._width)
 
     def generate(
         self, decoder: Decoder, input_ids: Tensor, pixel_values: Tensor, count: int, draft: Tensor | None = None
@@ -120,8 +127,7 @@ class Engine:
         if draft is not None and tuple(draft.shape) != (count,):
             raise ConfigError(f"the draft is {tuple(draft.shape)}; give one guess for each of the {count} tokens.")
         used = draft.tolist() if draft is not None and self.drafts and not decoder.temperature else None
-        width = WIDTH if self.drafts else 1
-        generated = self._answer(decoder, [input_ids], pixel_values, count, width, used)[0]
+        generated = self._answer(decoder, [input_ids], pixel_values, count, self._width, used)[0]
         self.figures.add(generated.passes, generated.proposed, generated.accepted)
         return generated
 
@@ -134,8 +140,14 @@ class Engine:
         """
         generated: list[Generated] = []
         for start in range(0, len(input_ids), self.most):
-            part = slice(start, start + self.most)
-            generated += self._answer(decoder, input_ids[part], pixel_values[part], count)
+            ids, pixels = list(input_ids[start : start + self.most]), pixel_values[start : start + self.most]
+            real = len(ids)
+            if self._stages.capturing and real > 1:
+                # Each size is a recording of its own: only powers of two, the last member standing in for the missing.
+                missing = min(1 << (real - 1).bit_length(), self.most) - real
+                ids += ids[-1:] * missing
+                pixels = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
+            generated += self._answer(decoder, ids, pixels, count)[:real]
         return generated
 
     @torch.inference_mode()
@@ -199,7 +211,7 @@ class Engine:
     def _read_prompt(self, place: _Sequence, ids: Tensor, pixel_values: Tensor, lengths: Tensor) -> Tensor:
         def prompt(ids: Tensor, pixels: Tensor, lengths: Tensor) -> Tensor:
             text = self.model.language_model.model.embed_tokens(ids)
-            patches = encode_image(self.model, pixels, self._side).to(text.dtype)
+            patches = encode_image(self.model, pixels, self._side, self._block).to(text.dtype)
             x = torch.cat([text[:, :1], patches, text[:, 1:]], dim=1)
             return self.passes.prompt(x, lengths, place.cache, place.tables)
 
@@ -223,9 +235,10 @@ class Engine:
         return self._places[batch, bucket]
 
     def _prepare(self) -> None:
-        self.passes = LlamaPasses(self.model.language_model)
+        self.passes = LlamaPasses(self.model.language_model, self._compile_layers)
         self._stages = Stages(self.passes.device, self._graphs)
         self._side: Any = side_stream(self.model)
+        self._block = compile_layer(run_block, self.passes.device) if self._compile_layers else run_block
         self._places: dict[tuple[int, int], _Sequence] = {}
         self._tables: dict[int, Tables] = {}
         self._offsets = torch.arange(self.buckets[-1] + WIDTH, device=self.passes.device)
