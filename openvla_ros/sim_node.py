@@ -30,7 +30,7 @@ class SimSettings:
 
     scene_seed: int = setting(0, "Scene that the next ~/reset lays out", minimum=0)
     image_rate_hz: float = setting(
-        15.0, "Frames per second of the policy's camera", unit="Hz", minimum=1.0, maximum=50.0, read_only=True
+        25.0, "Frames per second of the policy's camera", unit="Hz", minimum=1.0, maximum=50.0, read_only=True
     )
     overview_rate_hz: float = setting(
         8.0,
