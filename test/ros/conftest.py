@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import rclpy
 
@@ -75,54 +74,6 @@ class World:
         rclpy.try_shutdown()
 
 
-class Camera:
-    """Publishes noise pictures with fresh stamps at 20 Hz while it is on."""
-
-    def __init__(self, world: World, compressed: bool = False) -> None:
-        from openvla_ros import topics
-
-        self.world = world
-        self.on = True
-        self.offset_s = 0.0  # added to the stamps
-        self.frozen_stamp_ns: int | None = None
-        self.stamps: list[int] = []
-        self.random = np.random.default_rng(0)
-        kind = topics.CompressedImage if compressed else topics.Image
-        self.publisher = world.peer.create_publisher(kind, topics.CAMERA_IMAGE, topics.SENSOR)
-        self.timer = world.peer.create_timer(0.05, self.tick)
-        self.compressed = compressed
-        self.break_encoding = False
-        self.picture: np.ndarray | None = None  # shown instead of noise
-
-    def tick(self) -> None:
-        """One frame."""
-        if not self.on:
-            return
-        from openvla_ros import conversions
-
-        now_ns = self.world.peer.get_clock().now().nanoseconds + int(self.offset_s * 1e9)
-        stamp_ns = self.frozen_stamp_ns or now_ns
-        rgb = self.random.integers(0, 256, (112, 112, 3), dtype=np.uint8)
-        rgb = rgb if self.picture is None else self.picture
-        message = conversions.image_message(rgb, stamp_ns, "camera")
-        if self.break_encoding:
-            message.encoding = "32FC1"
-        if self.compressed:
-            message = compressed_message(rgb, message)
-        self.stamps.append(stamp_ns)
-        self.publisher.publish(message)
-
-
-def compressed_message(rgb: np.ndarray, image):
-    """The same picture as JPEG."""
-    import cv2
-
-    from openvla_ros import topics
-
-    data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
-    return topics.CompressedImage(header=image.header, format="jpeg", data=data)
-
-
 @pytest.fixture
 def world():
     """A fresh graph for one test."""
@@ -134,6 +85,8 @@ def world():
 @pytest.fixture
 def camera(world):
     """A camera that is on."""
+    from camera_bench import Camera
+
     return Camera(world)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import Camera
+from camera_bench import Camera
 from policy_bench import KNOWN, OTHER, UNTRAINED, Gate, Policy
 from rclpy.parameter import Parameter
 
