@@ -8,9 +8,9 @@ import numpy as np
 from rosgraph_msgs.msg import Clock
 
 from fault_injection.cell import CARD, RobotCell
+from fault_injection.measured import KNOWN_S
 from fault_injection.processes import ROOT
 from fault_injection.spy import Timeout
-from fault_injection.stream_check import KNOWN_S
 from openvla_ros import conversions, topics
 
 CHECKPOINT = ROOT / "checkpoints" / "openvla-tiny-sim"

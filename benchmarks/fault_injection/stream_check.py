@@ -20,8 +20,9 @@ from collections import Counter, deque
 
 import numpy as np
 
-from fault_injection.derivatives import ORDERS, derivative_weights, distance_to_track
+from fault_injection.derivatives import ORDERS, derivative_weights
 from fault_injection.gripper_check import GripperCheck
+from fault_injection.measured import Measured
 from fault_injection.numbering import Heard, Numbers, Shown
 from fault_injection.states import States
 from openvla_core import rotations
@@ -37,8 +38,6 @@ PAUSE_S = 0.25  # a stream that was silent for this long starts anew, at rest
 STILL_AFTER_S = 0.5  # of a hold: the stop itself takes 0.15 s
 AT_MEASURED_M = 0.001
 PROOF_S = 4.0  # within which the pose that a stream began at must be heard
-DISCOVERED_M = 0.01  # how far the arm may have moved before the spy hears it for the first time
-KNOWN_S = 1.0  # how old that pose may be
 OLDEST_IMAGE_S = 0.5
 
 
@@ -71,7 +70,7 @@ class StreamCheck:
         self._late_s = -math.inf  # the newest stamp when a late one was first seen
         self._last: Pose | None = None
         self._beginnings: list[tuple[float, np.ndarray]] = []  # stamp and place, to be found among the measured
-        self._measured: deque[tuple[float, np.ndarray]] = deque(maxlen=1500)
+        self._measured = Measured()
         self.knows_poses = True  # False while the measured poses cannot be heard
 
     # What is heard ----------------------------------------------------------------------------------------------
@@ -79,7 +78,7 @@ class StreamCheck:
     def on_measured(self, at_s: float, pose: Pose) -> None:
         """A measured pose with the stamp it carries, seconds: where a stream may begin after that."""
         with self._lock:
-            self._measured.append((at_s, pose.position))
+            self._measured.add(at_s, pose.position)
 
     def on_status(self, stamp_s: float, is_active: bool) -> None:
         """What the controller says it does from this moment on."""
@@ -123,7 +122,7 @@ class StreamCheck:
         """Flush at the end of everything: what is not proven by now will not be."""
         self.flush()
         with self._lock:
-            self._check_beginnings(math.inf)
+            self._check_beginnings(math.inf, at_last=True)
 
     # Judgement --------------------------------------------------------------------------------------------------
 
@@ -183,7 +182,7 @@ class StreamCheck:
         follows = self._states.follows(stamp_s, following_s + slack_s)
         excess = self._excess(list(self._samples), follows)
         in_hold = held_before_s is not None or held_after_s is not None
-        if rested and moves and in_hold and (excess or self._is_measured(stamp_s, pose.position, 1e-9)):
+        if rested and moves and in_hold and (excess or self._measured.has(pose.position, stamp_s, 1e-9, slack_s)):
             self._begin(stamp_s, pose)  # re-based, at rest and in a hold, to where the arm is
             return
         if float(pose.quaternion @ before.quaternion) < 0.0:
@@ -212,23 +211,16 @@ class StreamCheck:
         if rests:
             self._beginnings.append((stamp_s, pose.position))
 
-    def _check_beginnings(self, before_s: float) -> None:
+    def _check_beginnings(self, before_s: float, at_last: bool = False) -> None:
+        slack_s = 20 * self.stamp_error_s
         while self._beginnings and self._beginnings[0][0] < before_s:
-            stamp_s, place = self._beginnings.pop(0)
-            if not self._is_measured(stamp_s, place, AT_MEASURED_M):
-                self._report("did not begin at the measured pose", f"{place}")
-
-    def _is_measured(self, stamp_s: float, place: np.ndarray, within_m: float) -> bool:
-        """Whether the arm was measured there in the second before a command."""
-        if not self._measured:  # a robot that publishes joint angles only: nothing to compare with here
-            return True
-        from_s, to_s = stamp_s - KNOWN_S, stamp_s + 20 * self.stamp_error_s
-        track = [position for at_s, position in self._measured if from_s <= at_s <= to_s]
-        if len(track) < 2:
-            # The controller may discover a new robot a moment before the spy does: then what is heard first counts.
-            track = [position for at_s, position in self._measured if at_s >= from_s][:2]
-            within_m = max(within_m, DISCOVERED_M)
-        return len(track) > 1 and distance_to_track(place, np.array(track)) <= within_m
+            stamp_s, place = self._beginnings[0]
+            if self._measured.until_s < stamp_s and not at_last:
+                return  # a listener that is late with the measured poses judges later
+            self._beginnings.pop(0)
+            if not self._measured.has(place, stamp_s, AT_MEASURED_M, slack_s):
+                far = self._measured.describe(place, stamp_s, slack_s)
+                self._report("did not begin at the measured pose", f"{place}, {far}")
 
     def _rests(self) -> bool:
         if len(self._samples) < 2:

@@ -360,6 +360,20 @@ def test_a_gripper_that_was_not_heard_for_a_while_toggled_no_sooner_than_that():
     assert check.violations["gripper toggled too soon"] == 2
 
 
+@pytest.mark.parametrize(("off_m", "complaints"), [(0.0, {}), (0.02, {"did not begin at the measured pose": 1})])
+def test_where_a_stream_begins_is_judged_when_the_measured_poses_are_heard_however_late(off_m, complaints):
+    record = Record()
+    check = StreamCheck(LIMITS)
+    check.on_measured(90.0, Pose(record.positions[-1], DOWN))
+    for tick, stamp_s in enumerate(record.stamps):
+        check.on_command(stamp_s, Pose(record.positions[tick], DOWN))
+    assert not check.violations
+    for tick, stamp_s in enumerate(record.stamps):
+        check.on_measured(stamp_s - 0.01, Pose(record.positions[max(tick - 1, 0)] + [0.0, off_m, 0.0], DOWN))
+    check.finish()
+    assert dict(check.violations) == complaints
+
+
 def test_a_stream_that_is_re_based_in_a_hold_to_where_the_arm_is_has_nothing_against_it():
     record = Record()
     record.positions[200:, 1] += 0.02
