@@ -83,7 +83,7 @@ class WaitingLine(Generic[JobT]):
         late = [request for request in self._waiting.values() if request.deadline_s < now_s]
         for request in late:
             del self._waiting[request.robot]
-        batch = []
+        batch: list[Request[JobT]] = []
         while self._waiting and len(batch) < self.most:
             batch.append(self._waiting.pop(self._next().robot))
         if batch:

@@ -64,7 +64,8 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None, shared
 
     A node may have `hang_s`: a callback that takes longer ends the process, even one that never lets go of Python.
     A node may offer `close()` to stop its threads before it is destroyed, and `wind_down()`, called over and over after
-    the signal while its callbacks go on, until it returns True (the arm stands still) or 1.5 s have passed.
+    the signal while its callbacks go on, until it returns True (the arm stands still) or 1.5 s have passed. Its
+    `nodes_beside` spin with it; to close them is its business.
 
     Args:
         shared_memory: whether it may share memory with others, who can then make it wait (network.environment).
@@ -80,7 +81,8 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None, shared
         node = make_node()
         preflight.verify(node)
         executor = SingleThreadedExecutor()
-        executor.add_node(node)
+        for each in (node, *getattr(node, "nodes_beside", ())):
+            executor.add_node(each)
         stop.raises = not hasattr(node, "wind_down")
         while not stop.made and rclpy.ok() and not getattr(node, "exit_code", 0) and not getattr(node, "done", False):
             guard_against_hanging(getattr(node, "hang_s", 0.0))

@@ -1,10 +1,10 @@
 """The model at work: one inference at a time in its own thread, and what to do when it fails or does not end."""
 
-import time
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from openvla_core.journey import Journey
 from openvla_core.latest_worker import LatestWorker, Outcome
 from openvla_core.types import Observation, Problem
 from openvla_ros.conversions import Chunk
+from openvla_ros.policy_setup import PolicySettings, set_up_policy
 
 if TYPE_CHECKING:
     from openvla_core.policy import Policy, Prediction
@@ -26,38 +27,97 @@ PATIENCE, LAST_PATIENCE = 10, 50
 
 @dataclass(frozen=True)
 class Job:
-    """One observation to act on. An outcome of another generation than the present one is discarded."""
+    """One observation to act on. An outcome of another generation than the present one is discarded.
+
+    deadline_s: when the observation gets too old to be acted on, by time.monotonic().
+    """
 
     generation: int
     observation: Observation
     journey: Journey = field(default_factory=lambda: Journey("age", 0.0))
+    deadline_s: float = math.inf
+
+
+class Worker(Protocol):
+    """Who computes: a thread of its own (LatestWorker), or one that is shared with other robots."""
+
+    @property
+    def idle(self) -> bool:
+        """True when a job may be offered."""
+
+    @property
+    def waiting(self) -> bool:
+        """True while a job has not been begun."""
+
+    @property
+    def stuck_s(self) -> float:
+        """For how long nothing has moved while there is a job, seconds."""
+
+    def offer(self, job: Any) -> None:
+        """Hands over a job; one that still waits is replaced."""
+
+    def drop_waiting(self) -> None:
+        """Forgets a job that has not been begun."""
+
+    def close(self, timeout_s: float = 5.0) -> bool:
+        """Takes no more jobs; False when the one in progress did not end in time."""
+
+
+class ModelSource(Protocol):
+    """Where a node has its model from."""
+
+    after_failure: str  # what becomes of the node after an error that nobody expected, the end of a sentence
+
+    def set_up(self, settings: PolicySettings) -> tuple["Policy", ActionConvention, float]:
+        """As policy_setup.set_up_policy."""
+
+    def worker(self, infer: Callable[[Job], "Prediction"], deliver: Callable[[Outcome], None]) -> Worker:
+        """Who computes with that model; `infer` does it for one job."""
+
+
+class OwnModel:
+    """A model that one node has for itself, with a thread of its own."""
+
+    after_failure = "the process ends."
+
+    def set_up(self, settings: PolicySettings) -> tuple["Policy", ActionConvention, float]:
+        """Loads it."""
+        return set_up_policy(settings)
+
+    def worker(self, infer: Callable[[Job], "Prediction"], deliver: Callable[[Outcome], None]) -> Worker:
+        """The thread."""
+        return LatestWorker(infer, deliver, name="policy")
 
 
 class PolicyModel:
-    """A policy and its worker thread.
+    """A policy and who computes with it.
 
     Args:
         usual_s: how long one inference takes, measured.
         ready: called in the worker thread when `outcomes` has one more.
+        source: of the worker.
     """
 
-    def __init__(self, policy: "Policy", usual_s: float, ready: Callable[[], None]) -> None:
+    def __init__(self, policy: "Policy", usual_s: float, ready: Callable[[], None], source: ModelSource) -> None:
         self.policy = policy
         self.outcomes: deque[Outcome] = deque()
         self._ready = ready
         self._hang_s = max(HANG_S, PATIENCE * usual_s)
         self._hopeless_s = max(HOPELESS_S, LAST_PATIENCE * usual_s)
-        self._offered_s: float | None = None
-        self._worker: LatestWorker = LatestWorker(self._infer, self._deliver, name="policy")
+        self._worker = source.worker(self._infer, self._deliver)
 
     @property
     def idle(self) -> bool:
-        """True when no job is waiting or in progress."""
+        """True when a job may be offered."""
         return self._worker.idle
 
+    @property
+    def waiting(self) -> bool:
+        """True while a job has not been begun."""
+        return self._worker.waiting
+
     def offer(self, job: Job) -> None:
-        """Hands over a job; call only when idle."""
-        self._offered_s = time.monotonic()
+        """Hands over a job; call only when idle. One that waits, behind other robots, is replaced."""
         self._worker.offer(job)
 
     def drop_waiting(self) -> None:
@@ -66,9 +126,7 @@ class PolicyModel:
 
     def problem(self) -> Problem | None:
         """MODEL_HANG while an inference takes far too long; latched when there is no hope left."""
-        if self._offered_s is None or self.idle:
-            return None
-        passed_s = time.monotonic() - self._offered_s
+        passed_s = self._worker.stuck_s
         if passed_s <= self._hang_s:
             return None
         sentence = f"The model has been busy with one image for more than {self._hang_s:.0f} s."

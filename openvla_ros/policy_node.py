@@ -4,6 +4,7 @@ It decides nothing about motion: the controller, another process, checks every c
 """
 
 import sys
+import time
 import traceback
 import uuid
 
@@ -12,7 +13,7 @@ from rclpy.timer import Timer
 
 from openvla_core.camera_watch import picture_warning
 from openvla_core.conventions import ActionConvention
-from openvla_core.errors import ActionError, ConfigError, OpenVLAError
+from openvla_core.errors import ActionError, ConfigError, DeadlineError, OpenVLAError
 from openvla_core.latest_worker import Outcome
 from openvla_core.types import Observation, Problem
 from openvla_ros import conversions, topics
@@ -20,9 +21,17 @@ from openvla_ros.node_support import EXIT_FAULT, autostart, run, transition
 from openvla_ros.parameters import declare_settings
 from openvla_ros.policy_eyes import PolicyEyes
 from openvla_ros.policy_figures import PolicyFigures, untrained_warning
-from openvla_ros.policy_model import Job, PolicyModel, check_prediction, chunk_of, is_out_of_memory
+from openvla_ros.policy_model import (
+    Job,
+    ModelSource,
+    OwnModel,
+    PolicyModel,
+    check_prediction,
+    chunk_of,
+    is_out_of_memory,
+)
 from openvla_ros.policy_services import offer_services
-from openvla_ros.policy_setup import PolicySettings, set_up_policy
+from openvla_ros.policy_setup import PolicySettings
 from openvla_ros.status_board import StatusBoard, report_errors
 from openvla_ros.timing import steady_timer
 from openvla_ros.topics import State
@@ -34,8 +43,9 @@ GIL_HANG_S = 10.0  # a process that does not even get to its timers for this lon
 class PolicyNode(LifecycleNode):
     """Runs the policy in one worker thread on the newest frame; everything else happens in the executor's thread."""
 
-    def __init__(self, **node_arguments) -> None:
+    def __init__(self, source: ModelSource | None = None, **node_arguments) -> None:
         super().__init__("policy_node", **node_arguments)
+        self.source = OwnModel() if source is None else source
         self.exit_code = 0
         self.model: PolicyModel | None = None
         self.settings = declare_settings(self, PolicySettings, self.change_settings)
@@ -73,7 +83,7 @@ class PolicyNode(LifecycleNode):
         return transition(self, self.board, self.configure)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.active, self.paused, self.starting = True, False, False
+        self.active, self.paused, self.starting, self.exit_code = True, False, False, 0
         self.drop_task()
         return super().on_activate(state)
 
@@ -96,12 +106,12 @@ class PolicyNode(LifecycleNode):
         """Loads the checkpoint, checks that it sees and acts, and opens the camera."""
         settings = self.settings
         self.board.set(State.STANDBY, "STARTING", f"Loading {settings.checkpoint} on {settings.device}.")
-        policy, self.card, inference_s = set_up_policy(settings)
+        policy, self.card, inference_s = self.source.set_up(settings)
         budget_s = 1.0 / self.rate_hz
         self.get_logger().info(
             f"vision self-test passed; inference {inference_s * 1e3:.0f} ms (budget {budget_s * 1e3:.0f} ms)"
         )
-        self.model = PolicyModel(policy, inference_s, self.outcome_ready.trigger)
+        self.model = PolicyModel(policy, inference_s, self.outcome_ready.trigger, self.source)
         self.eyes = PolicyEyes(self, settings, self.act)
         self.timer = steady_timer(self, budget_s, self.on_timer)
         if not self.starting:
@@ -230,8 +240,12 @@ class PolicyNode(LifecycleNode):
             self.board.set(State.HOLD, problem.code, problem.sentence)
 
     def act(self) -> None:
-        """Hands the newest frame to the worker when an action is due and the worker is free."""
-        if not (self.due and self.is_following() and self.model.idle) or self.problem() is not None:
+        """Hands the newest frame to the worker when an action is due and the worker is free.
+
+        A frame that still waits, behind other robots that share the model, gives way to a newer one.
+        """
+        wanted = (self.due or self.model.waiting) and self.model.idle
+        if not (wanted and self.is_following()) or self.problem() is not None:
             return
         with report_errors(self.board, then=self.figures.count_error):
             sight = self.eyes.take()
@@ -239,7 +253,8 @@ class PolicyNode(LifecycleNode):
                 self.due = False
                 self.picture = picture_warning(sight.rgb)
                 observation = Observation(sight.rgb, self.instruction, sight.stamp_ns)
-                self.model.offer(Job(self.generation, observation, sight.journey))
+                deadline_s = time.monotonic() + self.settings.max_observation_age_s - sight.journey.total_s
+                self.model.offer(Job(self.generation, observation, sight.journey, deadline_s))
 
     def on_outcomes(self) -> None:
         while self.model is not None and self.model.outcomes:
@@ -256,7 +271,10 @@ class PolicyNode(LifecycleNode):
         elif outcome.job.generation != self.generation or self.paused:
             self.figures.counts["discarded"] += 1
         else:
-            self.figures.inferences.add(outcome.seconds)
+            if isinstance(outcome.error, DeadlineError):
+                self.due = True  # this action has not been made; the next frame may lead to it
+            else:
+                self.figures.inferences.add(outcome.seconds)
             with report_errors(self.board, then=self.figures.count_error):
                 if outcome.error is not None:
                     raise outcome.error
@@ -288,11 +306,12 @@ class PolicyNode(LifecycleNode):
         self.board.set(State.FAULT, code, sentence)
 
     def fail(self, error: BaseException) -> None:
-        """A device error or a bug: says so and ends the process, because a broken CUDA context never recovers."""
+        """A device error or a bug: says so and stops for good, because a broken CUDA context never recovers."""
         self.get_logger().error("".join(traceback.format_exception(error)))
         self.active = False
         self.forget_instruction()
-        self.board.set(State.FAULT, "FAULT", f"The policy failed ({type(error).__name__}: {error}); the process ends.")
+        told = f"The policy failed ({type(error).__name__}: {error})"
+        self.board.set(State.FAULT, "FAULT", f"{told}; {self.source.after_failure}")
         self.exit_code = EXIT_FAULT
 
     def details(self) -> dict[str, str]:

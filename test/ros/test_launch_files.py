@@ -34,8 +34,9 @@ BACKEND_SETTINGS = {
     "interbotix": InterbotixSettings,
 }
 ROOT = Path(__file__).resolve().parents[2]
-# record.launch.py has arguments of its own: test_recording_plan.py.
-LAUNCH_FILES = sorted(path for path in (ROOT / "launch").glob("*.launch.py") if path.name != "record.launch.py")
+# These have arguments of their own: test_recording_plan.py, test_fleet_launch.py.
+OTHERS = ("record.launch.py", "fleet.launch.py")
+LAUNCH_FILES = sorted(path for path in (ROOT / "launch").glob("*.launch.py") if path.name not in OTHERS)
 SETTINGS = {
     "policy_node": PolicySettings,
     "controller_node": ControllerSettings,
