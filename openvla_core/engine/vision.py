@@ -3,15 +3,15 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from openvla_core.model import OpenVLA
-from openvla_core.model.vision_backbone import Block, VisionTransformer
+from openvla_core.model.vision_backbone import VisionTransformer
 
-RunBlock = Callable[[Block, Tensor], Tensor]
+RunBlock = Callable[[nn.Module, Tensor], Tensor]
 
 
-def run_block(block: Block, x: Tensor) -> Tensor:
+def run_block(block: nn.Module, x: Tensor) -> Tensor:
     """One block of a tower: x (B, N, D) -> (B, N, D)."""
     return block(x)
 
