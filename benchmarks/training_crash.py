@@ -83,6 +83,7 @@ def episode(rng: np.random.Generator, number: int, steps: int = 12) -> Episode:
         state={},
         times_s=np.arange(steps) / 5.0,
         rate_hz=5.0,
+        convention=tiny_convention(),
     )
 
 

@@ -24,6 +24,7 @@ def training_card(
         "reason": end["reason"],
         "seconds": round(float(end["seconds"]), 1),
         "data": facts["data"],
+        "split": facts["split"],
         "metrics": {"training": dict(end.get("figures", {})), "validation": dict(end.get("validation", {}))},
         "parameters": facts["parameters"],
         "trainable": facts["trainable"],

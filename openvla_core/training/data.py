@@ -1,10 +1,7 @@
-"""From the data sets that a recipe names to batches: made into shards, split by episode, mixed, loaded."""
+"""From the data sets that a recipe names to batches: split by episode, mixed, loaded."""
 
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,20 +9,14 @@ from torch import Tensor
 
 from openvla_core.action_statistics import statistics_of
 from openvla_core.checkpoint import Checkpoint
-from openvla_core.datasets.convert import detect, open_source
-from openvla_core.datasets.episode import Episode
 from openvla_core.datasets.examples import Example, ExampleBuilder
-from openvla_core.datasets.oxe.catalog import DATASETS, MIXTURES, mixture_weights
-from openvla_core.datasets.oxe.source import OxeEpisodes
 from openvla_core.datasets.streaming.loader import StreamingLoader, sample_rng
-from openvla_core.datasets.streaming.shard_writer import write_shards
-from openvla_core.datasets.streaming.shards import ShardSource
 from openvla_core.datasets.streaming.sources import Step, StepSource
-from openvla_core.errors import ConfigError, DatasetError
+from openvla_core.errors import ConfigError
 from openvla_core.image_preparation import ImagePreparation
-from openvla_core.json_file import read_json, write_json
 from openvla_core.processor import Processor
 from openvla_core.training.augmentation import Augmentation
+from openvla_core.training.demonstrations import Demonstrations, convention_of, open_shards
 from openvla_core.training.distributed import Ranks
 from openvla_core.training.recipe import Recipe
 from openvla_core.training.rows import RowCollate
@@ -33,7 +24,6 @@ from openvla_core.training.split import HeldOut, held_out
 from openvla_core.training.still import without_noise
 
 MakeExample = Callable[[Step, np.random.Generator], Example]
-SHARDS = "dataset.json"
 CROPPED = {"none": "center_crop", "bridge": "center_crop"}  # what a card's preprocessing becomes by augmentation
 COMPILED_LENGTHS = 16
 
@@ -90,21 +80,22 @@ def open_data(recipe: Recipe, base: Checkpoint, ranks: Ranks, extra: Sequence[Ex
 
     Raises ConfigError or DatasetError when there is nothing to train on or its parts do not fit together.
     """
+    check = _processor(base, None).prompt_ids  # sentences it refuses are left out here, not met while training
     if ranks.first:
-        sources, weights, cards = _sources(recipe, base)
+        opened = open_shards(recipe, base, check)
     ranks.wait()
     if not ranks.first:
-        sources, weights, cards = _sources(recipe, base)
-    convention = _convention(recipe, base, cards)
+        opened = open_shards(recipe, base, check)
+    convention = _convention(recipe, base, opened)
     processor = _processor(base, convention)
-    statistics = {s.name: without_noise(s.statistics, card) for s, card in zip(sources, cards, strict=True)}
+    statistics = {one.source.name: without_noise(one.source.statistics, one.card) for one in opened}
     action_statistics = {name: statistics_of(statistics, name) for name in statistics}
     augmentation = Augmentation() if recipe.augment else None
     train_example = ExampleBuilder(processor, action_statistics, augmentation, recipe.frames, normalized=False)
-    parts = [held_out(source, recipe.validation_share, recipe.seed) for source in sources]
+    parts = [held_out(one.source, recipe.validation_share, recipe.seed) for one in opened]
     training: list[StepSource] = [part.training for part in parts]
     collate = RowCollate(base.config, action_statistics, COMPILED_LENGTHS if recipe.compile else 1)
-    shares = dict(zip([source.name for source in training], weights, strict=True))
+    shares = {one.source.name: one.weight for one in opened}
     shares |= _extra_weights(extra, training, shares)
     loader = StreamingLoader(
         [*training, *(one.source for one in extra)],
@@ -136,70 +127,9 @@ class _Examples:
         return self._others.get(step.dataset, self._actions)(step, rng)
 
 
-def _sources(recipe: Recipe, base: Checkpoint) -> tuple[list[ShardSource], list[float], list[dict[str, Any] | None]]:
-    """The data sets as shards, their weights, and what their actions mean."""
-    if not recipe.data:
-        raise ConfigError("the recipe names no data. Set data to folders of bags, LeRobot, RLDS, HDF5 or shards.")
-    if len(recipe.data) == 1 and recipe.data[0] in MIXTURES:
-        named = mixture_weights(recipe.data[0])
-        if recipe.data_root is None:
-            raise ConfigError(f"data is the mixture {recipe.data[0]!r}; set data_root to the folder of its data sets.")
-        paths, weights = [Path(recipe.data_root) / name for name in named], list(named.values())
-    else:
-        paths = [Path(path) for path in recipe.data]
-        weights = list(recipe.weights) if recipe.weights is not None else [1.0] * len(paths)
-    opened = [_as_shards(path, recipe, base) for path in paths]
-    names = [source.name for source, _ in opened]
-    if len(set(names)) < len(names):
-        raise DatasetError(f"two data sets have the same name: {', '.join(names)}. Rename a folder.")
-    return [source for source, _ in opened], weights, [card for _, card in opened]
-
-
-def _as_shards(path: Path, recipe: Recipe, base: Checkpoint) -> tuple[ShardSource, dict[str, Any] | None]:
-    if (path / SHARDS).is_file():
-        return ShardSource(path), None
-    name = (path.stem if path.is_file() else path.resolve().name).replace(".", "_")
-    folder = Path(recipe.out) / "data" / name
-    facts = folder.with_name(f"{name}.json")
-    if not ((folder / SHARDS).is_file() and facts.is_file()):
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed between the two
-        bag_settings = None if recipe.bag_settings is None else Path(recipe.bag_settings)
-        # What is published as Open X-Embodiment needs the transform of its name; everything else tells what it is.
-        published = name in DATASETS and detect(path) == "rlds"
-        cards = _Cards(OxeEpisodes(path, name) if published else open_source(path, bag_settings=bag_settings))
-        # Sentences that the checkpoint cannot read are left out here, with a warning, not met while training.
-        write_shards(cards, folder, name, check=_processor(base, None).prompt_ids)
-        draft = facts.with_name(f".{facts.name}")
-        write_json(draft, {"source": str(path.resolve()), "convention": cards.card})
-        os.replace(draft, facts)
-    known = read_json(facts)
-    if known.get("source") != str(path.resolve()):
-        raise DatasetError(f"{folder} was made of {known.get('source')}, not of {path}. Choose another `out`.")
-    return ShardSource(folder), known.get("convention")
-
-
-@dataclass
-class _Cards:
-    """Hands on the episodes that did not fail and remembers the one convention that all of them have."""
-
-    source: Iterable[Episode]
-    card: dict[str, Any] | None = field(default=None)
-
-    def __iter__(self) -> Iterator[Episode]:
-        for place, episode in enumerate(episode for episode in self.source if episode.success is not False):
-            card = None if episode.convention is None else dict(episode.convention)
-            if place and card != self.card:
-                raise DatasetError(f"episode {episode.name!r} has another convention than those before; train on one.")
-            self.card = card
-            yield episode
-
-
-def _convention(recipe: Recipe, base: Checkpoint, cards: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """The card of the result: that of the data, else of the base; with the centre crop when random ones are trained."""
-    told = [card for card in cards if card is not None]
-    if any(card != told[0] for card in told[1:]):
-        raise DatasetError("the data sets have different conventions; a policy can have one. Train on one of them.")
-    card = dict(told[0]) if told else (None if base.convention is None else dict(base.convention))
+def _convention(recipe: Recipe, base: Checkpoint, opened: Sequence[Demonstrations]) -> dict[str, Any] | None:
+    """The card of the result; with the centre crop when random ones are trained."""
+    card = convention_of(base, [one.card for one in opened])
     if card is None or not recipe.augment:
         return card
     image = dict(card.get("image") or {})

@@ -53,7 +53,11 @@ class Ranks:
 
     def all_agree(self, good: bool) -> bool:
         """Whether it is good on every process."""
-        return not self.all_sum(torch.tensor([0.0 if good else 1.0], device=self.device)).item()
+        return not self.any_says(not good)
+
+    def any_says(self, so: bool) -> bool:
+        """Whether it is so on one process at least. Asked between the CPUs: no GPU is waited for."""
+        return bool(self.all_sum(torch.tensor([1.0 if so else 0.0])).item())
 
 
 @contextmanager

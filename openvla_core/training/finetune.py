@@ -7,35 +7,37 @@ torchrun --nproc-per-node 8 training/finetune.py --recipe FILE
 import argparse
 import dataclasses
 import difflib
+import signal
 import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from openvla_core.errors import ConfigError, OpenVLAError
+from openvla_core.training.interruption import Interruption, Stopped, is_first
 from openvla_core.training.recipe import ADAPTERS, Recipe, load_recipe
 
-EXIT_ERROR, EXIT_INTERRUPTED = 3, 130
+EXIT_ERROR, EXIT_SIGNAL = 3, 128  # plus the number of the signal, as shells have it
 CHECKPOINTS, BASE_WITH_WORDS = "checkpoints", "base"
 NOTHING = ("none", "null")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, 3 for anything the user can correct, 130 after Ctrl-C."""
+    """Returns 0, 3 for anything the user can correct, 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    out = "its directory"
     try:
         recipe, resume = parse(arguments)
-        out = recipe.out or out
         folder = finetune(recipe, resume)
     except OpenVLAError as error:
         sys.stderr.write(f"openvla finetune: {' '.join(str(error).split())}\n")
         return EXIT_ERROR
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\nInterrupted. Continue from the last checkpoint in {out}: the same command and --resume\n")
-        return EXIT_INTERRUPTED
+    except Stopped as stopped:
+        saved = "" if stopped.step is None else f" after step {stopped.step}, of which a checkpoint was written"
+        if is_first():
+            sys.stderr.write(f"\nStopped by {stopped}{saved}. Continue: the same command and --resume\n")
+        return EXIT_SIGNAL + stopped.number
     if folder is not None:
         sys.stdout.write(f"trained policy: {folder}\n  openvla up --checkpoint {folder}\n")
     return 0
@@ -80,9 +82,15 @@ def build_parser() -> argparse.ArgumentParser:
 def finetune(recipe: Recipe, resume: bool = False) -> Path | None:
     """Trains, and writes the result into `recipe.out`; returns it on the first process, None on the others.
 
-    Raises an OpenVLAError when base, data or recipe cannot be used, or `out` holds a training and `resume` is False.
+    Raises an OpenVLAError when base, data or recipe cannot be used, or `out` holds a training and `resume` is False;
+    Stopped after Ctrl-C and SIGTERM, while it trains with a checkpoint of the step that was being made.
     """
     _check(recipe, resume)
+    with Interruption() as interruption:
+        return _finetune(recipe, interruption)
+
+
+def _finetune(recipe: Recipe, interruption: Interruption) -> Path | None:
     from openvla_core.checkpoint import load_checkpoint
     from openvla_core.training.distributed import ranks
     from openvla_core.training.image_text import image_text_source
@@ -98,8 +106,12 @@ def finetune(recipe: Recipe, resume: bool = False) -> Path | None:
         if recipe.image_text is not None and recipe.image_text_weight > 0.0:
             base = load_checkpoint(recipe.base, read_weights=False)
             extra.append(image_text_source(recipe.image_text, base, recipe.image_text_weight))
-        trainer = Trainer(recipe, here, watchers, extra)
-        trainer.run()
+        trainer = Trainer(recipe, here, watchers, extra, interruption.came)
+        with interruption.held():
+            outcome = trainer.run()
+        if outcome.reason == "stopped":
+            # On another process the signal may not have come.
+            raise Stopped(interruption.number or signal.SIGTERM, outcome.step)
         weights = _weights(trainer, base_name)
         if not here.first:
             return None
@@ -118,12 +130,13 @@ def _check(recipe: Recipe, resume: bool) -> None:
 def _with_new_words(recipe: Recipe, here: Any) -> tuple[Recipe, list[str], list[str]]:
     """The recipe, from a base that knows the words of the data; the sentences, where they were read; the new words."""
     from openvla_core.checkpoint import load_checkpoint
+    from openvla_core.training.demonstrations import sentences as sentences_of
     from openvla_core.training.new_words import knows_words_only, new_words, save_with_words
 
     base = load_checkpoint(recipe.base, read_weights=False)
     if not knows_words_only(base.tokenizer):
         return recipe, [], []
-    sentences = list(dict.fromkeys(_sentences(recipe)))
+    sentences = list(dict.fromkeys(sentences_of(recipe)))
     words = new_words(base, sentences)
     if not words:
         return recipe, sentences, []
@@ -132,16 +145,6 @@ def _with_new_words(recipe: Recipe, here: Any) -> tuple[Recipe, list[str], list[
         save_with_words(base, words, folder)
     here.wait()
     return dataclasses.replace(recipe, base=str(folder)), sentences, words
-
-
-def _sentences(recipe: Recipe) -> Iterator[str]:
-    from openvla_core.datasets.convert import open_source
-    from openvla_core.training.data import SHARDS
-
-    for path in map(Path, recipe.data):
-        if path.exists() and not (path / SHARDS).is_file():
-            settings = None if recipe.bag_settings is None else Path(recipe.bag_settings)
-            yield from (episode.instruction for episode in open_source(path, bag_settings=settings))
 
 
 def _weights(trainer: Any, base_name: str) -> Any:

@@ -19,6 +19,7 @@ REMAT = ("none", "selective", "full")
 DTYPES = ("auto", "float32", "bfloat16")
 FRAMES = ("camera", "prepared")
 SHARDING = ("auto", "none", "node", "all")
+OF_BASE = "base"
 
 # What the published trainings used; a recipe that leaves them out gets those of its strategy.
 FULL_DEFAULTS = {"learning_rate": 2e-5, "weight_decay": 0.0, "clip_norm": 1.0}
@@ -68,6 +69,7 @@ class Recipe:
     augment: bool = setting(False, "Random crop and colours; the policy is then served the centre crop")
     frames: str = setting("camera", "prepared: as the makers of a data set left them", choices=FRAMES)
     bag_settings: str | None = setting(None, "YAML file that tells how bags become episodes")
+    convention: str | None = setting(None, "Card of data that carry none: a file; or base, that of the checkpoint")
     image_text: str | None = setting(None, "Pairs of images and texts to train on as well")
     image_text_weight: float = setting(0.1, "Share of samples that are such pairs", minimum=0.0, maximum=0.9)
     tensorboard: bool = setting(True, "Write figures for TensorBoard")

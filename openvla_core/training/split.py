@@ -1,4 +1,7 @@
-"""Episodes that train and episodes that only validate, of a data set whose steps are known by number."""
+"""Episodes that train and episodes that only validate, decided for each by its name and the seed alone.
+
+A recording stays on its side when others are added or removed, and in whatever format it is read.
+"""
 
 from dataclasses import dataclass
 
@@ -7,6 +10,8 @@ import numpy as np
 from openvla_core.datasets.splits import TRAIN, split_of
 from openvla_core.datasets.streaming.sources import Step, StepSource
 from openvla_core.errors import DatasetError
+
+SPLIT_VERSION = 2  # 1 went by the number of the episode
 
 
 @dataclass(frozen=True)
@@ -46,33 +51,33 @@ class EpisodesOf:
 
 
 def held_out(source: StepSource, share: float, seed: int) -> HeldOut:
-    """Splits by episode: decided for each by the data set's name and its number, so that it does not change.
+    """Splits by episode, see above.
 
     Looks up where every episode ends unless share is 0, some reads per episode. Raises DatasetError when all validate.
     """
     if not share:
         nothing = np.zeros(0, dtype=np.int64)
         return HeldOut(source, EpisodesOf(source, nothing, nothing), 0, 0)
-    starts, numbers = episode_starts(source)
+    starts, names = episode_starts(source)
     ends = np.append(starts[1:], len(source))
-    trains = np.array([split_of(f"{source.name}/{number}", share, seed) == TRAIN for number in numbers])
+    trains = np.array([split_of(name, share, seed) == TRAIN for name in names])
     if not trains.any():
         raise DatasetError(f"{source.name}: all {len(starts)} episodes would validate; lower validation_share.")
     parts = [EpisodesOf(source, starts[chosen], ends[chosen]) for chosen in (trains, ~trains)]
     return HeldOut(parts[0], parts[1], int(trains.sum()), int((~trains).sum()))
 
 
-def episode_starts(source: StepSource) -> tuple[np.ndarray, list[int]]:
-    """The first step of every episode (E,) int64, and the episodes' numbers; those are ascending in a source."""
+def episode_starts(source: StepSource) -> tuple[np.ndarray, list[str]]:
+    """The first step of every episode (E,) int64, and the episodes' names, their numbers where nobody told names."""
     starts: list[int] = []
-    numbers: list[int] = []
+    names: list[str] = []
     at, steps = 0, len(source)
     while at < steps:
-        number = source[at].episode
+        first = source[at]
         starts.append(at)
-        numbers.append(number)
-        at = _end_of(source, at, steps, number)
-    return np.array(starts, dtype=np.int64), numbers
+        names.append(first.episode_name or str(first.episode))
+        at = _end_of(source, at, steps, first.episode)
+    return np.array(starts, dtype=np.int64), names
 
 
 def _end_of(source: StepSource, first: int, steps: int, number: int) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from openvla_core.errors import ConfigError
 from openvla_core.training.recipe import Recipe, to_mapping
+from openvla_core.training.split import SPLIT_VERSION
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP = "step"
@@ -44,12 +45,15 @@ def training_targets(
     return tensors
 
 
-def check_same_training(recipe: Recipe, saved: Mapping[str, Any], samples_per_step: int, saved_samples: int) -> None:
-    """Raises ConfigError when a checkpoint was written by a training that would have gone another way."""
+def check_same_training(recipe: Recipe, samples_per_step: int, facts: Mapping[str, Any]) -> None:
+    """Raises ConfigError when a checkpoint with these facts is of a training that would have gone another way."""
+    saved, saved_samples = facts["recipe"], facts["samples_per_step"]
     now = to_mapping(recipe)
     changed = sorted(key for key in now if key not in FREE and key in saved and saved[key] != now[key])
     if samples_per_step != saved_samples:
         changed.append(f"samples per step ({saved_samples}, now {samples_per_step})")
+    if facts.get("split", 1) != SPLIT_VERSION:
+        changed.append("which episodes validate (an earlier release decided by their number)")
     if changed:
         raise ConfigError(
             f"`out` holds a training with other settings: {', '.join(changed)}. Continue it with its own recipe, or "

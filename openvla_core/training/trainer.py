@@ -7,7 +7,7 @@ with ranks(recipe.device) as here:                    # alone, or one of many un
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from openvla_core.training.metrics import GoodEnough, Metrics
 from openvla_core.training.optimizer import clip_gradients, make_optimizer
 from openvla_core.training.recipe import Recipe, resolved, to_mapping
 from openvla_core.training.setup import compute_dtype, fingerprint, prepare_model
+from openvla_core.training.split import SPLIT_VERSION
 from openvla_core.training.state import check_same_training, training_targets, training_tensors
 from openvla_core.training.validation import validate
 from openvla_core.training.versions import library_versions
@@ -37,12 +38,12 @@ class Watcher(Protocol):
     """Told what happens, on the first process only. Figures are plain numbers; asking for none costs nothing.
 
     facts of on_start: "recipe" (plain values), "step" (where it begins), "max_steps", "parameters", "trainable",
-    "strategy", "world", "device", "dtype", "data" (counts), "base", "versions".
+    "strategy", "world", "device", "dtype", "data" (counts), "split", "base", "versions".
     figures: see openvla_core.training.metrics, of on_step over the steps since the last call; there also
     "gradient_norm" of the last step, "learning_rate", "epoch", "samples_per_s", and "memory_gb" on a GPU.
     samples: dicts with "dataset", "episode", "index", "instruction", "image" (H, W, 3) uint8, "predicted" and "true"
     (D,) lists in the units of the data set. Predicted under teacher forcing, as the training sees it.
-    facts of on_end: "step", "reason" ("accuracy" or "max_steps"), "seconds", "figures", "validation".
+    facts of on_end: "step", "reason" ("accuracy", "max_steps" or "stopped"), "seconds", "figures", "validation".
     """
 
     def on_start(self, facts: Mapping[str, Any]) -> None: ...
@@ -56,7 +57,10 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended. reason: "accuracy" or "max_steps". figures, validation: the last ones, maybe empty."""
+    """How a training ended. reason: "accuracy", "max_steps", or "stopped": told to, with a checkpoint to continue from.
+
+    figures, validation: the last ones, maybe empty.
+    """
 
     step: int
     reason: str
@@ -91,10 +95,14 @@ class Trainer:
         ranks: Ranks | None = None,
         watchers: Sequence[Watcher] = (),
         extra: Sequence[ExtraSource] = (),
+        told_to_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Raises an OpenVLAError when base, data or recipe cannot be used, or `out` holds another training."""
+        """told_to_stop: asked after every step; when it is so on one process, all of them save and end.
+
+        Raises an OpenVLAError when base, data or recipe cannot be used, or `out` holds another training."""
         self.recipe, self.ranks = resolved(recipe), ranks or Ranks()
         self._watchers = list(watchers) if self.ranks.first else []
+        self._told_to_stop = told_to_stop
         if not recipe.base or not recipe.out:
             raise ConfigError("a training needs base, the checkpoint it starts from, and out, where its result goes.")
         torch.manual_seed(recipe.seed)
@@ -122,18 +130,20 @@ class Trainer:
         self._clock = time.monotonic()
         self._begun = self._clock - progress.seconds
         self._tell("on_start", self._facts())
-        batches = self._batches()
-        while not progress.ended and progress.step < recipe.max_steps:
+        batches, stopped = self._batches(), False
+        while not (stopped or progress.ended) and progress.step < recipe.max_steps:
             self._take_step(batches)
             last = progress.step == recipe.max_steps
             if progress.step % recipe.log_every == 0 or last:
                 progress.ended = self._log()
             ends = last or progress.ended
-            if ends or (recipe.validate_every and progress.step % recipe.validate_every == 0):
+            stopped = not ends and self.ranks.any_says(self._told_to_stop())
+            validates = recipe.validate_every and progress.step % recipe.validate_every == 0
+            if ends or (validates and not stopped):  # who is told to stop may have seconds
                 self._validate()
-            if ends or progress.step % recipe.save_every == 0:
+            if ends or stopped or progress.step % recipe.save_every == 0:
                 self._save()
-        reason = "accuracy" if progress.ended else "max_steps"
+        reason = "stopped" if stopped else "accuracy" if progress.ended else "max_steps"
         outcome = Outcome(progress.step, reason, progress.seconds, progress.figures, progress.validation)
         self._tell("on_end", asdict(outcome))
         return outcome
@@ -212,6 +222,7 @@ class Trainer:
             "samples_per_step": self._samples() // max(self.progress.step, 1),
             "progress": asdict(self.progress),
             "base": self._fingerprint,
+            "split": SPLIT_VERSION,
             "sums": self.ranks.all_sum(self.metrics.sums).tolist(),
             "data": {**self.data.loader.state_dict(), "samples": self._samples()},
         }
@@ -220,7 +231,7 @@ class Trainer:
     def _restore(self, saved: Saved) -> None:
         facts, recipe = saved.facts, self.recipe
         per_step = recipe.batch_size * recipe.accumulation * self.ranks.world
-        check_same_training(recipe, facts["recipe"], per_step, facts["samples_per_step"])
+        check_same_training(recipe, per_step, facts)
         if facts["base"] != self._fingerprint:
             raise ConfigError(f"{recipe.base} is not the checkpoint that the training in `out` began with. Give that.")
         self.data.loader.load_state_dict(facts["data"])
@@ -244,6 +255,12 @@ class Trainer:
             "device": str(self.ranks.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "data": self.data.counts,
+            "split": {
+                "version": SPLIT_VERSION,
+                "by": "episode name",
+                "share": self.recipe.validation_share,
+                "seed": self.recipe.seed,
+            },
             "base": str(self.base.directory),
             "versions": library_versions(),
         }

@@ -69,7 +69,8 @@ class ProgressBar:
 
     def on_end(self, facts: Mapping[str, Any]) -> None:
         self._bar.stop()
-        why = {"accuracy": "accurate enough", "max_steps": "the step limit"}.get(facts["reason"], facts["reason"])
+        reasons = {"accuracy": "accurate enough", "max_steps": "the step limit", "stopped": "told to stop"}
+        why = reasons.get(facts["reason"], facts["reason"])
         self._console.print(f"ended at step {facts['step']} ({why}) after {_duration(facts['seconds'])}", markup=False)
 
     def _left(self, step: int) -> str:

@@ -55,6 +55,7 @@ def step_of(sample: Mapping[str, Any]) -> Step:
         instruction=label["instruction"],
         actions=np.array(label["actions"], dtype=np.float32),
         state={key: np.array(values, dtype=np.float32) for key, values in label["state"].items()},
+        episode_name=str(label["episode_name"]),
     )
 
 

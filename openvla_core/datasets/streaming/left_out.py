@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 class LeftOut:
     """How many there are; reasons: name of the episode -> why, of the first MAX_REASONS.
 
+    Failures, episodes without steps, and those whose instruction is refused.
+
     check: refuses an instruction by InstructionError. By default what no model is shown; Processor.prompt_ids knows
     what a certain checkpoint refuses besides, such as words that mean something to its tokenizer.
     """
@@ -25,6 +27,8 @@ class LeftOut:
 
     def takes(self, episode: Episode) -> bool:
         """Whether this episode is one of them."""
+        if episode.success is False:
+            return self._take(episode, "it was marked as a failure.")
         try:
             self._check(episode.instruction.strip())
         except InstructionError as error:

@@ -5,6 +5,7 @@ that grows is kept, and workers or a restart change nothing. Ranks take neighbou
 ranks with batches of 8 train on the samples that one rank would with batches of 16.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -119,7 +120,7 @@ class StreamingLoader:
                 collate_fn=self._collate,
                 num_workers=self._workers,
                 pin_memory=self._pin_memory,
-                worker_init_fn=_one_thread,
+                worker_init_fn=_begin_worker,
                 generator=torch.Generator(),  # else starting workers would draw from the training's random numbers
                 **options,
             )
@@ -183,6 +184,12 @@ def _mixture(sources: Sequence[StepSource], weights: Mapping[str, float] | None)
     return mixture_of(names, sizes, chosen)
 
 
-def _one_thread(worker: int) -> None:
-    """A worker is one core's work: OpenCV would start a thread for every core in each of them."""
+def _begin_worker(worker: int) -> None:
+    """A worker is one core's work: OpenCV would start a thread for every core in each of them.
+
+    Ctrl-C and a cluster's SIGTERM reach all processes of a group; the one that trains decides when its workers end,
+    since it may need them for the step that it is in. They notice when it is not there any more.
+    """
     cv2.setNumThreads(0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -43,8 +43,9 @@ def write_shards(
     """Writes one data set and returns its description, the content of dataset.json. One episode is in memory at a time.
 
     The folder appears when all of it has been written and flushed to the disk. Episodes that training cannot use are
-    left out; a warning, and "left_out" and "left_out_because" in the description, tell how many and why. Shuffle the
-    episodes before if neighbours resemble each other and reading goes a window of shards at a time.
+    left out; a warning, and "left_out" and "left_out_because" in the description, tell how many and why; failures are
+    among them. The convention card that all episodes have is in the description too. Shuffle the episodes before if
+    neighbours resemble each other and reading goes a window of shards at a time.
 
     Args:
         future: how many following actions are stored with each step.
@@ -53,7 +54,7 @@ def write_shards(
             None stores them as they were recorded.
         check: refuses instructions, see LeftOut.
 
-    Raises DatasetError when the folder exists or there is nothing to write.
+    Raises DatasetError when the folder exists, there is nothing to write, or episodes have different conventions.
     """
     folder = Path(folder)
     if folder.exists() or not name or "/" in name or "." in name:
@@ -68,9 +69,17 @@ def write_shards(
     unfinished.mkdir(parents=True)
     writer = _Writer(unfinished, name, shard_steps)
     left_out, used = LeftOut(check), 0
+    card: dict[str, Any] | None = None
     for episode in episodes:
         if left_out.takes(episode):
             continue
+        told = None if episode.convention is None else dict(episode.convention)
+        if used and told != card:
+            raise DatasetError(
+                f"{name}: episode {episode.name!r} has another convention card than those before; numbers of different "
+                "meaning cannot be mixed. Give each convention a folder of its own."
+            )
+        card = told
         chunks = chunks_of(episode, future, relative)
         for step in np.flatnonzero(trained_steps(episode.metadata, chunks)).tolist():
             image = _picture(episode.images[camera], step, frame_size)
@@ -78,7 +87,7 @@ def write_shards(
         writer.actions.append(np.asarray(episode.actions, dtype=np.float32))
         used += 1
     facts = {"left_out": left_out.count, "left_out_because": left_out.reasons, "future": future}
-    description = writer.finish({"name": name, "episodes": used, **facts})
+    description = writer.finish({"name": name, "episodes": used, **facts, "convention": card})
     left_out.tell(name)
     os.rename(unfinished, folder)
     sync(folder.parent)

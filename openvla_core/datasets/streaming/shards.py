@@ -3,12 +3,14 @@
 A folder holds <name>-000000.tar, <name>-000001.tar, ..., index.npy and dataset.json. Each step is two members, key.jpg
 (or key.png), as it was recorded, and key.json with "instruction", "actions", "state" and where it comes from; the key
 is made of the episode's and the step's number. index.npy says where each step lies, so any one is one read away.
+dataset.json tells what the numbers mean: the statistics and the convention card of the actions.
 openvla_core.datasets.streaming.shard_writer writes such folders.
 """
 
 import os
 from collections import OrderedDict
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,11 @@ class ShardSource:
         return self.description["statistics"]
 
     @property
+    def convention(self) -> dict[str, Any] | None:
+        """The card of the actions; None when the episodes carried none."""
+        return self.description.get("convention")
+
+    @property
     def transitions(self) -> int:
         """The recorded steps, with those that are not trained on: what the mixtures weigh a data set by."""
         return int(self.statistics.get("num_transitions", len(self)))
@@ -74,6 +81,7 @@ class ShardSource:
                 instruction=str(label["instruction"]),
                 actions=actions.reshape(1 + int(self.description["future"]), -1),
                 state=state,
+                episode_name=str(label["episode_name"]),
             )
         except (CheckpointError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise DatasetError(
@@ -105,6 +113,8 @@ def _description(folder: Path) -> dict[str, Any]:
         shards, facts = description["shards"], (description["name"], description["future"], description["statistics"])
         if description["format"] != FORMAT or not shards or not isinstance(facts[0], str) or not 0 <= facts[1] < 1000:
             raise ValueError(f"format {description['format']!r}, expected {FORMAT!r} with shards")
+        if not isinstance(description.get("convention"), (dict, NoneType)):
+            raise ValueError("its convention card is none")
         for shard in shards:
             if type(shard["steps"]) is not int or shard["steps"] < 1 or Path(shard["file"]).name != shard["file"]:
                 raise ValueError(f"shard {shard!r}")

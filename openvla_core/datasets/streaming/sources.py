@@ -22,7 +22,8 @@ class Step:
     """One frame, what was asked for, and what was done.
 
     image: a JPEG or PNG file, or (H, W, 3) uint8 RGB. actions (1 + future, D) float32: of this step and the following
-    ones, in the units of the data set. state: name -> (n,) float32.
+    ones, in the units of the data set. state: name -> (n,) float32. episode_name: unique in the data set, empty when
+    nobody told one.
     """
 
     dataset: str
@@ -32,6 +33,7 @@ class Step:
     instruction: str
     actions: np.ndarray
     state: dict[str, np.ndarray] = field(default_factory=dict)
+    episode_name: str = ""
 
     def pixels(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB, by the accurate cosine transform: OpenCV and Pillow give the same pixels."""
@@ -110,6 +112,7 @@ class EpisodeSteps:
             instruction=episode.instruction.strip(),
             actions=chunks[step],
             state={name: values[step] for name, values in episode.state.items()},
+            episode_name=episode.name,
         )
 
     def _opened(self, number: int) -> "_Opened":

@@ -23,9 +23,13 @@ def compared(tmp_path_factory):
     return json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(
-    "layout", ["spread over two", "two copies", "adapters", "two machines of two", "begun by two, ended by one"]
-)
+LAYOUTS = [
+    "spread over two", "two copies", "adapters", "two machines of two", "begun by two, ended by one", "compiled",
+    "compiled copies",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_many_processes_end_where_one_with_accumulation_does(compared, layout):
     """Losses of every step and of validation, and weights, after four steps."""
     assert compared[layout]["losses"] <= 1e-6
@@ -34,6 +38,11 @@ def test_many_processes_end_where_one_with_accumulation_does(compared, layout):
 
 def test_two_processes_continue_to_the_bit(compared):
     assert compared["two, interrupted: same bytes"] is True
+
+
+def test_when_one_process_is_told_to_stop_all_end_after_the_same_step_and_continue_to_the_bit(compared):
+    assert compared["two, one told to stop: checkpoints"] == ["step-00000003"]
+    assert compared["two, one told to stop: same bytes"] is True
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 5, 8])

@@ -1,17 +1,26 @@
 """A merged checkpoint has the bits PEFT would give it, file by file, or it is not there."""
 
 import json
+import math
 import shutil
+import weakref
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from openvla_core import load_policy
 from openvla_core.adapter import merge_adapter
-from openvla_core.checkpoint import load_checkpoint
+from openvla_core.checkpoint import load_checkpoint, save_checkpoint
 from openvla_core.errors import CheckpointError
+from openvla_core.model import OpenVLA, OpenVLAConfig
+from openvla_core.training.lora import LoraSettings, adapter_config, adapter_tensors, add_adapters
 from openvla_core.training.merge import main, merge
+from openvla_core.training.result import Adapter, write_adapter
+from openvla_core.training.tiny_checkpoint import tiny_config, tiny_preprocessor_config, tiny_tokenizer
+from openvla_core.weights import stored_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -81,6 +90,55 @@ def test_shards_stay_shards(adapter, golden_checkpoint, tmp_path):
     assert sorted(path.name for path in merged.glob("*.safetensors")) == shards
     assert (merged / "model.safetensors.index.json").is_file()
     assert_equal(of(merged), by_peft(golden_checkpoint, adapter))
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of all tensors that exist at a time; views of one memory count once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._held: dict[int, tuple[int, list[weakref.ref]]] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor)
+        return result
+
+    def _note(self, tensor: torch.Tensor) -> None:
+        held = {at: (size, [one for one in users if one() is not None]) for at, (size, users) in self._held.items()}
+        self._held = {at: (size, users) for at, (size, users) in held.items() if users}
+        memory = tensor.untyped_storage()
+        size, users = self._held.get(memory.data_ptr(), (memory.nbytes(), []))
+        self._held[memory.data_ptr()] = size, [*users, weakref.ref(tensor)]
+        self.most = max(self.most, sum(size for size, _ in self._held.values()))
+
+
+def test_no_more_than_two_tensors_of_the_base_are_in_memory(tmp_path):
+    """With what is added to one, and the adapter. A merge that held the model, or a file of it, would show."""
+    config = tiny_config(width=64, layers=12, tower_width=32, tower_depth=6)
+    torch.manual_seed(0)
+    model = OpenVLA(OpenVLAConfig.from_dict(config)).to(torch.bfloat16)
+    statistics = {"table": {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7}}}
+    base = save_checkpoint(
+        tmp_path / "whole", model, config, tiny_tokenizer(), statistics, tiny_preprocessor_config(),
+    )  # fmt: skip
+    base = load_checkpoint(base, dtype="bfloat16").save(tmp_path / "base", max_shard_bytes=300_000)
+    settings = LoraSettings(rank=2, alpha=4.0)
+    add_adapters(model, settings)
+    factors = {name: torch.ones(tensor.shape) * 0.1 for name, tensor in adapter_tensors(model.state_dict()).items()}
+    write_adapter(tmp_path / "adapter", Adapter(adapter_config(model, settings, "base"), factors))
+    counts = [math.prod(entry.shape) for entry in stored_tensors(base).values()]
+    with Alive() as alive:
+        merge(tmp_path / "adapter", base, tmp_path / "merged")
+    adapter_bytes = sum(tensor.nbytes for tensor in factors.values())
+    allowed = adapter_bytes + max(counts) * (2 * 2 + 4)  # two in bfloat16, the sum of one in float32
+    assert len(list(base.glob("model-*.safetensors"))) > 5
+    assert sum(counts) * 2 > 3 * allowed, "or the whole model would be allowed"
+    assert adapter_bytes < alive.most <= allowed
+    assert_equal(of(tmp_path / "merged"), by_peft(base, tmp_path / "adapter"))
 
 
 def test_what_a_training_left_beside_its_adapter_comes_along(adapter, golden_checkpoint, tmp_path):

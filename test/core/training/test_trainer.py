@@ -12,6 +12,7 @@ from openvla_core.action_statistics import statistics_of
 from openvla_core.action_tokenizer import ActionTokenizer
 from openvla_core.checkpoint import load_checkpoint
 from openvla_core.datasets.examples import collate
+from openvla_core.datasets.streaming.shard_writer import write_shards
 from openvla_core.datasets.streaming.shards import ShardSource
 from openvla_core.datasets.streaming.sources import MadeSteps, Step
 from openvla_core.errors import ConfigError, DatasetError
@@ -33,7 +34,9 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def opened(word_checkpoint, data, tmp_path_factory):
     base = load_checkpoint(word_checkpoint)
-    recipe = Recipe(data=(str(data),), out=str(tmp_path_factory.mktemp("out")), batch_size=4, workers=0)
+    recipe = Recipe(
+        data=(str(data),), out=str(tmp_path_factory.mktemp("out")), batch_size=4, workers=0, convention="base"
+    )
     return base, open_data(recipe, base, Ranks())
 
 
@@ -181,6 +184,21 @@ def test_a_split_keeps_every_step_once_and_every_shard_together():
     assert whole.training is source and not len(whole.validation)
 
 
+def test_an_episode_stays_on_its_side_when_others_come(tmp_path):
+    """By its name: new recordings lie between the old ones, so that numbers change, and the folder has another name."""
+    episodes = list(made("table", [3] * 40))
+    sides = []
+    for name, chosen in (("old", episodes[::2]), ("more", episodes)):
+        write_shards(chosen, tmp_path / name, name)
+        parts = held_out(ShardSource(tmp_path / name), 0.3, seed=5)
+        sides.append([{part[i].episode_name for i in range(len(part))} for part in (parts.training, parts.validation)])
+    (old_training, old_validation), (training, validation) = sides
+    assert len(old_training) + len(old_validation) == 20 and len(training) + len(validation) == 40
+    assert old_training < training and old_validation < validation and len(old_validation) > 2
+    again = held_out(ShardSource(tmp_path / "more"), 0.3, seed=6)
+    assert {again.validation[i].episode_name for i in range(len(again.validation))} != validation
+
+
 def test_the_accuracy_has_to_stay():
     good = GoodEnough(0.9, window=20)
     assert [good(step - 10, step, accuracy) for step, accuracy in [(10, 0.95), (20, 0.8), (30, 0.91), (40, 0.92)]] == [
@@ -192,7 +210,7 @@ def test_the_accuracy_has_to_stay():
 def test_random_crops_are_served_as_the_centre(word_checkpoint, data, tmp_path):
     base = load_checkpoint(word_checkpoint, read_weights=False)
     base.convention = {"name": "test", "image": {"preprocessing": "none"}}
-    recipe = Recipe(data=(str(data),), out=str(tmp_path), workers=0, augment=True)
+    recipe = Recipe(data=(str(data),), out=str(tmp_path), workers=0, augment=True, convention="base")
     opened = open_data(recipe, base, Ranks())
     assert opened.convention["image"]["preprocessing"] == "center_crop"
     assert opened.processor.preparation.center_crop_area == 0.9
@@ -205,11 +223,11 @@ def test_demonstrations_become_shards_once(word_checkpoint, tmp_path, monkeypatc
     episodes[1] = replace(episodes[1], instruction="pick up the </s> cube")
     opened_times = []
 
-    def open_source(path, bag_settings):
+    def read(path, recipe):
         opened_times.append(path)
         return episodes
 
-    monkeypatch.setattr("openvla_core.training.data.open_source", open_source)
+    monkeypatch.setattr("openvla_core.training.demonstrations._episodes", read)
     (tmp_path / "demos").mkdir()
     recipe = Recipe(data=(str(tmp_path / "demos"),), out=str(tmp_path / "out"), workers=0, validation_share=0.0)
     base = load_checkpoint(word_checkpoint, read_weights=False)
@@ -236,7 +254,7 @@ def test_pairs_of_images_and_texts_get_their_share(word_checkpoint, data, tmp_pa
             "labels": labels, "dataset": "text",
         }  # fmt: skip
 
-    recipe = Recipe(data=(str(data),), out=str(tmp_path), workers=0, batch_size=100)
+    recipe = Recipe(data=(str(data),), out=str(tmp_path), workers=0, batch_size=100, convention="base")
     opened = open_data(recipe, base, Ranks(), [ExtraSource(text, example, 0.25)])
     batch = next(iter(opened.loader))
     texts = int((batch["targets"] == 7).sum())
@@ -255,7 +273,7 @@ def test_pairs_of_images_and_texts_get_their_share(word_checkpoint, data, tmp_pa
     ],
 )
 def test_what_cannot_be_trained_is_refused(word_checkpoint, data, tmp_path, values, error, words):
-    recipe = {"base": str(word_checkpoint), "data": str(data), "out": str(tmp_path), "workers": 0, **values}
+    recipe = {"base": str(word_checkpoint), "data": str(data), "out": str(tmp_path), "convention": "base"} | values
     if error is None:
         Trainer(recipe_from_mapping(recipe))
         return

@@ -15,7 +15,7 @@ from openvla_core.training.watchers import LOG, History, ProgressBar, TensorBoar
 FACTS = {
     "recipe": {"strategy": "lora", "seed": 7}, "step": 0, "max_steps": 40, "parameters": 2_000_000,
     "trainable": 50_000, "strategy": "lora", "world": 1, "device": "cpu", "dtype": "float32",
-    "data": {"episodes": 3, "steps": 30}, "base": "tiny", "versions": {},
+    "data": {"episodes": 3, "steps": 30}, "split": {"version": 2}, "base": "tiny", "versions": {},
 }  # fmt: skip
 END = {"step": 40, "reason": "accuracy", "seconds": 3723.0, "figures": {}, "validation": {}}
 FIGURES = {"loss": 1.25, "accuracy": 0.5, "l1": 0.125, "l1_x": 0.004, "samples_per_s": 30.0}

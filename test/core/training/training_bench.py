@@ -46,7 +46,8 @@ def trainer(base: Path, data: Path, out: Path, **values: Any) -> tuple[Trainer, 
     recipe = {
         "base": str(base), "data": str(data), "out": str(out), "strategy": "full", "learning_rate": 1e-3,
         "batch_size": 4, "max_steps": 6, "log_every": 2, "save_every": 100, "validate_every": 0, "workers": 0,
-        "validation_share": 0.25, "validation_steps": 6, "stop_accuracy": None, **values,
+        "validation_share": 0.25, "validation_steps": 6, "stop_accuracy": None, "convention": "base", "seed": 0,
+        **values,
     }  # fmt: skip
     told = Told()
     return Trainer(recipe_from_mapping(recipe), watchers=[told]), told

@@ -8,6 +8,7 @@ Run by test_distributed.py. Processes are forked from this one, which has import
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
 
 from training_crash import ADDRESS, FORK, free_port, make_inputs
 
+from openvla_core.training import setup
 from openvla_core.training.distributed import ranks
+from openvla_core.training.layers import compile_layers
 from openvla_core.training.recipe import recipe_from_mapping
 from openvla_core.training.trainer import Trainer
 
@@ -44,16 +47,25 @@ class Losses:
         pass
 
 
-def one_of(recipe: dict[str, Any], rank: int, world: int, machines: int, port: int) -> None:
-    """One process: trains, and the first one writes down losses and weights."""
+def one_of(
+    recipe: dict[str, Any], rank: int, world: int, machines: int, port: int, stop_at: int | None, backend: str
+) -> None:
+    """One process: trains, and the first one writes down losses and weights.
+
+    stop_at: the step after which the last process alone is told to stop. backend: of torch.compile.
+    """
+    setup.compile_layers = partial(compile_layers, backend=backend)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank % (world // machines)), "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(world // machines), "MASTER_ADDR": ADDRESS, "MASTER_PORT": str(port),
     }  # fmt: skip
     watcher = Losses()
     with ranks("cpu") as here:
-        trainer = Trainer(recipe_from_mapping(recipe), here, [watcher])
-        trainer.run()
+        trainer = Trainer(
+            recipe_from_mapping(recipe), here, [watcher],
+            told_to_stop=lambda: rank == world - 1 and trainer.progress.step == stop_at,
+        )  # fmt: skip
+        assert (trainer.run().reason == "stopped") is (stop_at is not None)
         state = trainer.whole_state()
     if rank == 0:
         out = Path(recipe["out"])
@@ -61,12 +73,18 @@ def one_of(recipe: dict[str, Any], rank: int, world: int, machines: int, port: i
         (out / "losses.json").write_text(json.dumps(watcher.losses))
 
 
-def train(inputs: dict[str, Any], out: Path, world: int, machines: int = 1, **changes: Any) -> Path:
+def train(
+    inputs: dict[str, Any], out: Path, world: int, machines: int = 1, stop_at: int | None = None,
+    backend: str = "aot_eager", **changes: Any,
+) -> Path:  # fmt: skip
     """Trains with this many processes, all together on the same samples; returns `out`."""
     recipe = {**inputs, "out": str(out), "max_steps": STEPS, "save_every": STEPS, **changes}
     recipe["accumulation"] = SAMPLES_PER_STEP // (world * recipe["batch_size"])
     port = free_port()
-    processes = [FORK.Process(target=one_of, args=(recipe, rank, world, machines, port)) for rank in range(world)]
+    processes = [
+        FORK.Process(target=one_of, args=(recipe, rank, world, machines, port, stop_at, backend))
+        for rank in range(world)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -102,11 +120,17 @@ def main() -> None:
         "spread over two": apart(alone, two),
         "two copies": apart(alone, train(inputs, folder / "copies", 2, sharding="none")),
         "adapters": apart(alone_lora, train(inputs, folder / "lora", 2, **lora)),
+        "compiled": apart(two, train(inputs, folder / "compiled", 2, sharding="node", compile=True)),
+        "compiled copies": apart(alone, train(inputs, folder / "compiled-copies", 2, sharding="none", compile=True)),
         "two machines of two": apart(alone, train(inputs, folder / "four", 4, machines=2, sharding="node")),
     }
     train(inputs, folder / "two-again", 2, sharding="node", max_steps=2)
     again = train(inputs, folder / "two-again", 2, sharding="node")
     results["two, interrupted: same bytes"] = parts(again) == parts(two) and len(parts(two)) == 2
+    stopped = train(inputs, folder / "two-stopped", 2, sharding="node", stop_at=3)
+    results["two, one told to stop: checkpoints"] = sorted(path.name for path in (stopped / "checkpoints").iterdir())
+    train(inputs, folder / "two-stopped", 2, sharding="node")
+    results["two, one told to stop: same bytes"] = parts(stopped) == parts(two)
     train(inputs, folder / "moved", 2, sharding="node", max_steps=2)
     results["begun by two, ended by one"] = apart(alone, train(inputs, folder / "moved", 1))
     print(json.dumps(results))
