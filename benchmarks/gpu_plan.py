@@ -10,6 +10,8 @@ Nothing on the GPU is set or reset.
 """
 
 import argparse
+import contextlib
+import importlib
 import importlib.util
 import json
 import multiprocessing
@@ -171,6 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", choices=("7b", "tiny"), default="7b")
     parser.add_argument("--quick", action="store_true", help="two rounds of everything: does it work at all?")
     parser.add_argument("--only", help=f"comma-separated, of: {', '.join(step.name for step in STEPS)}")
+    parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     names = options.only.split(",") if options.only else [step.name for step in STEPS]
     unknown = set(names) - {step.name for step in STEPS}
@@ -178,6 +181,13 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no step is called {', '.join(sorted(unknown))}")
     options.out.mkdir(parents=True, exist_ok=True)
     plan = Plan(options.device, options.size, options.out, options.quick)
+    if options.in_process:
+        for step in STEPS:
+            if step.name in names:
+                in_process(step, plan)
+        return 0
+    if not plan.on_cuda:
+        load_libraries()
     outcomes = {}
     for step in STEPS:
         if step.name in names:
@@ -188,33 +198,61 @@ def main(argv: list[str] | None = None) -> int:
     return int(any(outcome["outcome"] in (FAILED, TOO_SLOW) for outcome in outcomes.values()))
 
 
+def load_libraries() -> None:
+    """What the steps would import one after the other."""
+    for name in ("transformers.generation.utils", "transformers.models.llama", "torchao.quantization", "peft"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
 def attempt(step: Step, plan: Plan) -> dict[str, Any]:
-    """Runs a step in a process of its own, which begins with everything imported and never with a GPU in use."""
+    """Runs a step in a process of its own and tells what became of it."""
     file = plan.out / f"{step.name}.json"
     file.unlink(missing_ok=True)
     started = time.perf_counter()
-    process = multiprocessing.get_context("fork").Process(target=_in_process, args=(step, plan, file))
-    process.start()
-    process.join(step.seconds)
-    too_slow = process.is_alive()
-    if too_slow:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
+    if plan.on_cuda:
+        # A new interpreter: what a library asks a GPU while it is imported here would keep a fork from using it.
+        called = [sys.executable, __file__, "--only", step.name, "--in-process", "--out", str(plan.out)]
+        called += ["--device", plan.device, "--size", plan.size, *(["--quick"] if plan.quick else [])]
+        ended = _waited_for(subprocess.Popen(called, start_new_session=True), step.seconds)
+    else:
+        ended = _forked(step, plan)
     seconds = round(time.perf_counter() - started, 1)
-    if too_slow:
+    if ended is None:
         return {"outcome": TOO_SLOW, "seconds": seconds, "why": f"not done after {step.seconds} s"}
     if not file.exists():
-        return {"outcome": FAILED, "seconds": seconds, "why": f"the process ended with {process.exitcode}"}
+        return {"outcome": FAILED, "seconds": seconds, "why": f"the process ended with {ended}"}
     written = json.loads(file.read_text(encoding="utf-8"))
-    known = {key: written[key] for key in ("outcome", "why") if key in written}
-    return {**known, "seconds": seconds}
+    return {**{key: written[key] for key in ("outcome", "why") if key in written}, "seconds": seconds}
 
 
-def _in_process(step: Step, plan: Plan, file: Path) -> None:
-    os.setsid()  # so that a step that is too slow can be ended with what it started
-    with (plan.out / f"{step.name}.log").open("w", encoding="utf-8") as log:
-        os.dup2(log.fileno(), sys.stdout.fileno() if _real(sys.stdout) else 1)
-        os.dup2(log.fileno(), sys.stderr.fileno() if _real(sys.stderr) else 2)
+def _waited_for(process: subprocess.Popen, seconds: float) -> int | None:
+    """Its exit code; None when it had to be ended, with everything that it started."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return None
+
+
+def _forked(step: Step, plan: Plan) -> int | None:
+    """The same without importing everything again."""
+    process = multiprocessing.get_context("fork").Process(target=in_process, args=(step, plan))
+    process.start()
+    process.join(step.seconds)
+    if not process.is_alive():
+        return process.exitcode
+    process.kill()
+    process.join()
+    return None
+
+
+def in_process(step: Step, plan: Plan) -> None:
+    """Runs the step here; its result goes to NAME.json, what it prints to NAME.log."""
+    with (plan.out / f"{step.name}.log").open("w", encoding="utf-8", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
         try:
             result = {"outcome": DONE, **step.run(plan)}
         except OpenVLAError as error:
@@ -222,15 +260,7 @@ def _in_process(step: Step, plan: Plan, file: Path) -> None:
         except Exception as error:  # noqa: BLE001  # the next step has to begin whatever this one met
             why = f"{type(error).__name__}: {error}"[:500]
             result = {"outcome": FAILED, "why": why, "where": traceback.format_exc()}
-        write_json(file, result)
-
-
-def _real(stream: Any) -> bool:
-    try:
-        stream.fileno()
-    except (OSError, ValueError):
-        return False
-    return True
+        write_json(plan.out / f"{step.name}.json", result)
 
 
 def _bench(
@@ -239,8 +269,9 @@ def _bench(
     limits = Limits(
         iterations=rounds,
         warm_up_s=0.0 if plan.quick else 20.0,
+        warm_up_calls=1 if plan.quick else 5,
         tolerance=0.01,
-        stage_rounds=plan.few(10),
+        stage_rounds=1 if plan.quick else 10,
     )
     subject = plan.subject(dtype)
     result = command.bench(subject, chosen_modes(modes.split(",")), limits, Console(stderr=True), compile_layers)

@@ -34,14 +34,24 @@ from openvla_core.training.rows import RowCollate
 from openvla_core.training.strategies import choose_trainable
 
 LEARNING_RATE = 5e-4
+Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Way:
-    """collate: examples to a batch in main memory, outside the clock. step: a batch to its loss, then all else."""
+    """collate: examples to a batch in main memory, outside the clock. forward: a batch to loss and logits.
+    finish: these to everything that is left of the step.
+    """
 
-    collate: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]]
-    step: Callable[[dict[str, Tensor]], Tensor | float]
+    collate: Callable[[Sequence[dict[str, Any]]], Batch]
+    forward: Callable[[Batch], tuple[Tensor, Tensor]]
+    finish: Callable[[Batch, Tensor, Tensor], None]
+
+    def step(self, batch: Batch) -> Tensor:
+        """One step; its loss."""
+        loss, logits = self.forward(batch)
+        self.finish(batch, loss, logits)
+        return loss.detach()
 
 
 def lora_steps(subject: Subject, peaks: Peaks, batch_size: int, steps: int, compiled: bool = False) -> dict[str, Any]:
@@ -51,6 +61,7 @@ def lora_steps(subject: Subject, peaks: Peaks, batch_size: int, steps: int, comp
     """
     adapters = add_adapters(subject.model, "lora")
     both = {"reference": _reference(subject, adapters), "trainer": _trainer(subject, adapters)}
+    first = _losses(subject, both, batch_size)
     figures = _in_turn(subject, both, batch_size, steps)
     if compiled:
         again = {"trainer_compiled": _trainer(subject, adapters, compiled=True)}
@@ -59,7 +70,8 @@ def lora_steps(subject: Subject, peaks: Peaks, batch_size: int, steps: int, comp
     flop = training_flop(subject.config, subject.tokens + subject.count + 1, count)
     for one in figures.values():
         one["share_of_products"] = one["samples_per_s"] * flop / peaks.flop_per_s
-    return {"batch_size": batch_size, "adapter_parameters": count, "gflop_per_sample": flop / 1e9, "ways": figures}
+    facts = {"batch_size": batch_size, "adapter_parameters": count, "gflop_per_sample": flop / 1e9}
+    return {**facts, "losses_before": first, "ways": figures}
 
 
 def qlora_memory(subject: Subject, batch_size: int) -> dict[str, Any]:
@@ -83,6 +95,13 @@ def add_adapters(model: OpenVLA, strategy: str) -> dict[str, nn.Parameter]:
         module = model.get_submodule(parent)
         setattr(module, attribute, nn.Parameter(values.to(device, torch.float32)))
     return {name: model.get_parameter(name) for name in trained}
+
+
+@torch.no_grad()
+def _losses(subject: Subject, ways: Mapping[str, Way], batch_size: int) -> dict[str, float]:
+    """Of each way on the same samples with the same weights: the same number, however it is computed."""
+    examples = _examples(subject, batch_size, 0)
+    return {name: float(way.forward(way.collate(examples))[0]) for name, way in ways.items()}
 
 
 def _in_turn(subject: Subject, ways: Mapping[str, Way], batch_size: int, steps: int) -> dict[str, Any]:
@@ -135,29 +154,31 @@ def _reference(subject: Subject, adapters: Mapping[str, nn.Parameter]) -> Way:
     device, model, patches = subject.device, subject.model, subject.config.patches
     images = subject.policy.processor.image_processor
 
-    def ready(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def ready(examples: Sequence[dict[str, Any]]) -> Batch:
         floats = [{"pixel_values": torch.from_numpy(images(one["pixels"].numpy()))} for one in examples]
         rows = [{name: one[name] for name in one if name != "pixels"} for one in examples]
         return collate([{**row, **one} for row, one in zip(rows, floats, strict=True)], subject.config.pad_token_id)
 
-    def step(batch: dict[str, Tensor]) -> float:
-        labels = batch["labels"].to(device)
+    def forward(batch: Batch) -> tuple[Tensor, Tensor]:
         with torch.autocast(device.type, subject.dtype, enabled=subject.dtype != torch.float32):
             inputs = (batch[name].to(device) for name in ("input_ids", "attention_mask", "pixel_values"))
             logits = model(*inputs).logits.float()
-        targets = insert_after_first(labels, patches, IGNORE_INDEX)
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORE_INDEX)
+        targets = insert_after_first(batch["labels"].to(device), patches, IGNORE_INDEX)
+        wanted = targets[:, 1:].flatten()
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), wanted, ignore_index=IGNORE_INDEX), logits
+
+    def finish(batch: Batch, loss: Tensor, logits: Tensor) -> None:
         loss.backward()
-        predicted, wanted = logits[:, patches:-1].argmax(dim=2), labels[:, 1:]
+        predicted, wanted = logits[:, patches:-1].argmax(dim=2), batch["labels"].to(device)[:, 1:]
         is_action = wanted >= subject.decoder.first_id
-        accuracy = (predicted == wanted)[is_action].float().mean()
+        right = (predicted == wanted)[is_action].float().mean()
         distance = np.abs(predicted[is_action].cpu().numpy() - wanted[is_action].cpu().numpy()).mean()
-        told = loss.item(), accuracy.item(), torch.tensor(distance).item()
+        for figure in (loss, right, torch.tensor(distance)):
+            figure.item()
         optimizer.step()
         optimizer.zero_grad()
-        return told[0]
 
-    return Way(ready, step)
+    return Way(ready, forward, finish)
 
 
 def _trainer(subject: Subject, adapters: Mapping[str, nn.Parameter], compiled: bool = False) -> Way:
@@ -172,19 +193,20 @@ def _trainer(subject: Subject, adapters: Mapping[str, nn.Parameter], compiled: b
     pixels = Pixels(subject.policy.processor.image_processor).to(device)
     rows = RowCollate(subject.config, {subject.unnorm_key: subject.statistics})
 
-    def ready(examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def ready(examples: Sequence[dict[str, Any]]) -> Batch:
         batch = rows(examples)
         return {name: tensor.pin_memory() for name, tensor in batch.items()} if device.type == "cuda" else batch
 
-    def step(batch: dict[str, Tensor]) -> Tensor:
+    def forward(batch: Batch) -> tuple[Tensor, Tensor]:
         there = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         with torch.autocast(device.type, subject.dtype, enabled=subject.dtype != torch.float32):
             logits = module(there["input_ids"], pixels(there), there["places"])
-        loss = row_loss(logits, there["targets"])
+        return row_loss(logits, there["targets"]), logits
+
+    def finish(batch: Batch, loss: Tensor, logits: Tensor) -> None:
         loss.backward()
         clip_gradients(adapters.values(), recipe.clip_norm or 0.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
 
-    return Way(ready, step)
+    return Way(ready, forward, finish)

@@ -16,16 +16,19 @@ from openvla_core.bench.subject import image
 
 # Images of the warm-up have numbers of their own, so that none of them is seen again.
 WARM_UP_IMAGES = 1_000_000
-CALLS, SETTLED = 5, 3
+SETTLED = 3
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """iterations: rounds that are measured. warm_up_s: at most, per mode. tolerance: between medians that agree."""
+    """iterations: rounds that are measured. warm_up_s: at most, per mode. warm_up_calls: to a median. tolerance:
+    between medians that agree. stage_rounds: in which stages are measured.
+    """
 
     iterations: int = 60
     warm_up_s: float = 3.0
+    warm_up_calls: int = 5
     tolerance: float = 0.05
     stage_rounds: int = 10
 
@@ -71,8 +74,8 @@ def warm_up(reference: Runner, runner: Runner, device: torch.device, limits: Lim
     while True:
         picture = image(WARM_UP_IMAGES + calls)
         runner.expect(WARM_UP_IMAGES + calls, reference(picture).ids)
-        medians.append(statistics.median(_timed(runner, picture, device)[1] for _ in range(CALLS)))
-        calls += CALLS
+        medians.append(statistics.median(_timed(runner, picture, device)[1] for _ in range(limits.warm_up_calls)))
+        calls += limits.warm_up_calls
         last = medians[-SETTLED:]
         agree = len(last) == SETTLED and max(last) - min(last) <= limits.tolerance * min(last)
         if agree or time.perf_counter() - started > limits.warm_up_s:
