@@ -63,7 +63,7 @@ class Cell:
         self.meet_robot()
         self.start_controller()
         self.start_policy()
-        self.recover(150.0)
+        self.recover(300.0)  # a busy machine loads a model for minutes
         return self
 
     def meet_robot(self) -> None:

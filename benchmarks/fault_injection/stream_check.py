@@ -182,7 +182,13 @@ class StreamCheck:
         follows = self._states.follows(stamp_s, following_s + slack_s)
         excess = self._excess(list(self._samples), follows)
         in_hold = held_before_s is not None or held_after_s is not None
-        if rested and moves and in_hold and (excess or self._measured.has(pose.position, stamp_s, 1e-9, slack_s)):
+        # Whether it was at rest before is not known when the last commands were missed; where the arm is, is.
+        if (
+            (rested or missed)
+            and moves
+            and in_hold
+            and (excess or self._measured.has(pose.position, stamp_s, 1e-9, slack_s))
+        ):
             self._begin(stamp_s, pose)  # re-based, at rest and in a hold, to where the arm is
             return
         if float(pose.quaternion @ before.quaternion) < 0.0:

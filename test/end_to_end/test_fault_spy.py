@@ -382,6 +382,17 @@ def test_a_stream_that_is_re_based_in_a_hold_to_where_the_arm_is_has_nothing_aga
     assert record.complaints() == {}
 
 
+@pytest.mark.parametrize(("off_m", "complaints"), [(0.0, {}), (0.005, {"did not begin at the measured pose": 1})])
+def test_a_stream_that_was_re_based_while_it_was_not_heard_must_be_where_the_arm_is(off_m, complaints):
+    record = Record()
+    record.states[1] = (record.stamps[75] + 0.003, False)  # amid the motion; the stop itself is not heard
+    record.numbers, record.unheard = list(range(1, 251)), range(76, 86)
+    record.measured = record.positions.copy()
+    record.measured[76:] = record.positions[75] + [0.06, 0.03, 0.0]  # pushed there
+    record.positions[76:] = record.measured[76:] + [0.0, 0.0, off_m]
+    assert record.complaints() == complaints
+
+
 def test_the_state_that_tells_of_a_motion_may_be_heard_after_the_motion():
     record = Record()
     begun_s, held_s = record.states[0][0], record.states[1][0]
