@@ -68,7 +68,7 @@ class Cell:
 
     def meet_robot(self) -> None:
         """The spy hears the arm before the controller does: else it cannot tell whether the stream begins there."""
-        deadline_s = time.monotonic() + 20.0
+        deadline_s = time.monotonic() + 60.0
         while self.shows_poses and len(self.spy.measured) < 2:
             if time.monotonic() > deadline_s:
                 raise Timeout("the pretend robot showed no pose")
