@@ -27,10 +27,10 @@ def rematerialize(module: RowModel, remat: str) -> None:
         layer.forward = _checkpointed(layer.forward, contexts)
 
 
-def compile_layers(module: RowModel, backend: str = "inductor") -> None:
+def compile_layers(module: RowModel) -> None:
     """Compiles each layer by itself: equal layers are compiled once, and nothing around them has to be understood."""
     for layer in layers(module):
-        layer.forward = torch.compile(layer.forward, dynamic=False, backend=backend)
+        layer.forward = torch.compile(layer.forward, dynamic=False)
 
 
 def _checkpointed(forward: Callable[..., Any], contexts: Any) -> Callable[..., Any]:

@@ -23,10 +23,7 @@ def compared(tmp_path_factory):
     return json.loads(run.stdout.splitlines()[-1])
 
 
-LAYOUTS = [
-    "spread over two", "two copies", "adapters", "two machines of two", "begun by two, ended by one", "compiled",
-    "compiled copies",
-]  # fmt: skip
+LAYOUTS = ["spread over two", "two copies", "adapters", "two machines of two", "begun by two, ended by one"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -8,7 +8,6 @@ Run by test_distributed.py. Processes are forked from this one, which has import
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
 
 from training_crash import ADDRESS, FORK, free_port, make_inputs
 
-from openvla_core.training import setup
 from openvla_core.training.distributed import ranks
-from openvla_core.training.layers import compile_layers
 from openvla_core.training.recipe import recipe_from_mapping
 from openvla_core.training.trainer import Trainer
 
@@ -47,14 +44,11 @@ class Losses:
         pass
 
 
-def one_of(
-    recipe: dict[str, Any], rank: int, world: int, machines: int, port: int, stop_at: int | None, backend: str
-) -> None:
+def one_of(recipe: dict[str, Any], rank: int, world: int, machines: int, port: int, stop_at: int | None) -> None:
     """One process: trains, and the first one writes down losses and weights.
 
-    stop_at: the step after which the last process alone is told to stop. backend: of torch.compile.
+    stop_at: the step after which the last process alone is told to stop.
     """
-    setup.compile_layers = partial(compile_layers, backend=backend)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank % (world // machines)), "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(world // machines), "MASTER_ADDR": ADDRESS, "MASTER_PORT": str(port),
@@ -74,16 +68,14 @@ def one_of(
 
 
 def train(
-    inputs: dict[str, Any], out: Path, world: int, machines: int = 1, stop_at: int | None = None,
-    backend: str = "aot_eager", **changes: Any,
-) -> Path:  # fmt: skip
+    inputs: dict[str, Any], out: Path, world: int, machines: int = 1, stop_at: int | None = None, **changes: Any
+) -> Path:
     """Trains with this many processes, all together on the same samples; returns `out`."""
     recipe = {**inputs, "out": str(out), "max_steps": STEPS, "save_every": STEPS, **changes}
     recipe["accumulation"] = SAMPLES_PER_STEP // (world * recipe["batch_size"])
     port = free_port()
     processes = [
-        FORK.Process(target=one_of, args=(recipe, rank, world, machines, port, stop_at, backend))
-        for rank in range(world)
+        FORK.Process(target=one_of, args=(recipe, rank, world, machines, port, stop_at)) for rank in range(world)
     ]
     for process in processes:
         process.start()
@@ -120,8 +112,6 @@ def main() -> None:
         "spread over two": apart(alone, two),
         "two copies": apart(alone, train(inputs, folder / "copies", 2, sharding="none")),
         "adapters": apart(alone_lora, train(inputs, folder / "lora", 2, **lora)),
-        "compiled": apart(two, train(inputs, folder / "compiled", 2, sharding="node", compile=True)),
-        "compiled copies": apart(alone, train(inputs, folder / "compiled-copies", 2, sharding="none", compile=True)),
         "two machines of two": apart(alone, train(inputs, folder / "four", 4, machines=2, sharding="node")),
     }
     train(inputs, folder / "two-again", 2, sharding="node", max_steps=2)
