@@ -101,7 +101,7 @@ def test_a_whole_process_serves_each_robot_in_its_namespace(world, start, tiny_c
 
 def test_a_process_without_robots_says_so_and_ends_as_a_wrong_setting(start):
     process = start("openvla_ros.policy_fleet", "-p", "checkpoint:=anything")
-    assert process.wait(60) == EXIT_CONFIG
+    assert process.wait(START_S) == EXIT_CONFIG
     assert "the parameter robots is empty" in process.log.read_text()
 
 
