@@ -39,6 +39,8 @@ from openvla_core.bench.subject import Subject, image, open_subject
 from openvla_core.bench.trace import trace
 from openvla_core.errors import OpenVLAError
 from openvla_core.json_file import write_json
+from openvla_core.model.language_model import NOISY
+from openvla_core.quiet import quiet
 
 ROOT = Path(__file__).resolve().parents[1]
 DONE, NOT_HERE, FAILED, TOO_SLOW = "done", "not here", "failed", "too slow"
@@ -201,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
 def load_libraries() -> None:
     """What the steps would import one after the other."""
     for name in ("transformers.generation.utils", "transformers.models.llama", "torchao.quantization", "peft"):
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError), quiet(*NOISY):
             importlib.import_module(name)
 
 
