@@ -24,10 +24,11 @@ from openvla_core.errors import CheckpointError, ConventionError, OpenVLAError
 from openvla_core.image_processor import ImageProcessor
 from openvla_core.memory import estimate_modes, weight_bytes
 from openvla_core.model import OpenVLA
-from openvla_core.policy import ANY_SENTENCE, Policy, load_policy
+from openvla_core.policy import Policy, load_policy
 from openvla_core.processor import Processor
 from openvla_core.prompt import build_prompt
 from openvla_core.quantization import check_quantization, stored_bytes
+from openvla_core.vision_check import ANY_SENTENCE
 from openvla_core.weights import parse_dtype, stored_tensors
 
 NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")

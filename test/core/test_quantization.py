@@ -111,8 +111,8 @@ def test_the_golden_model_answers_nearly_the_same(golden_checkpoint, golden_poli
     policy.check_vision()
     for entry in golden_answers["samples"]:
         image = np.asarray(Image.open(golden / "images" / entry["image"]).convert("RGB"))
-        full = golden_policy._first_logits(image, entry["task"])
-        error = (policy._first_logits(image, entry["task"]) - full).abs().max() / full.abs().max()
+        full = golden_policy.first_logits(image, entry["task"])
+        error = (policy.first_logits(image, entry["task"]) - full).abs().max() / full.abs().max()
         assert 0 < float(error) < 0.05
         ids = policy.predict_action_tokens(image, entry["task"], unnorm_key="toy_arm")
         assert ((ids >= 31744) & (ids < 32000)).all()
@@ -124,7 +124,7 @@ def test_an_adapter_is_merged_before_the_model_is_quantized(golden, golden_check
     quantized = load_policy(golden_checkpoint, adapter=adapter, quantization="int8")
     assert not any("lora" in name for name, _ in quantized.model.named_modules())
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    first, second = (p._first_logits(noise, "pick up the cup") for p in (full, quantized))
+    first, second = (p.first_logits(noise, "pick up the cup") for p in (full, quantized))
     assert 0 < float((first - second).abs().max() / first.abs().max()) < 0.05
     quantized.check_vision()
 
