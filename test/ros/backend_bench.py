@@ -66,7 +66,7 @@ class Bench:
         """One command, and what the robot received of it."""
         count = len(received)
         stamp_ns = self.send(command, period_s)
-        self.world.wait_for(lambda: len(received) > count, f"the command arrives; {self.backend.problem()}", 10.0)
+        self.world.wait_for(lambda: len(received) > count, f"the command arrives; {self.backend.problem()}")
         assert len(received) == count + 1
         return stamp_ns, received[-1]
 

@@ -84,6 +84,8 @@ def test_a_crash_does_not_forget_that_the_sentence_changed(world, camera, tmp_pa
     world.wait_for(
         lambda: any("push the blue cube" in path.read_text() for path in noted.glob("*/episode.json")), "the note"
     )
+    kept = "pictures and poses on the disk, without which there would be nothing to repair"
+    world.wait_for(lambda: any(path.stat().st_size > 100_000 for path in noted.glob("*/*.mcap")), kept)
     process.send_signal(signal.SIGKILL)
     process.wait()
     (result,) = repair(cell.root)
