@@ -68,7 +68,9 @@ class ModelSource(Protocol):
 
     after_failure: str  # what becomes of the node after an error that nobody expected, the end of a sentence
 
-    def set_up(self, settings: PolicySettings) -> tuple["Policy", ActionConvention, float]:
+    def set_up(
+        self, settings: PolicySettings, progress: Callable[[str], None]
+    ) -> tuple["Policy", ActionConvention, float]:
         """As policy_setup.set_up_policy."""
 
     def worker(self, infer: Callable[[Job], "Prediction"], deliver: Callable[[Outcome], None]) -> Worker:
@@ -80,9 +82,11 @@ class OwnModel:
 
     after_failure = "the process ends."
 
-    def set_up(self, settings: PolicySettings) -> tuple["Policy", ActionConvention, float]:
+    def set_up(
+        self, settings: PolicySettings, progress: Callable[[str], None]
+    ) -> tuple["Policy", ActionConvention, float]:
         """Loads it."""
-        return set_up_policy(settings)
+        return set_up_policy(settings, progress)
 
     def worker(self, infer: Callable[[Job], "Prediction"], deliver: Callable[[Outcome], None]) -> Worker:
         """The thread."""
@@ -123,6 +127,13 @@ class PolicyModel:
     def drop_waiting(self) -> None:
         """Forgets a job that has not been begun."""
         self._worker.drop_waiting()
+
+    def draft_counts(self) -> dict[str, int]:
+        """What came of guessing the actions; nothing when none are guessed."""
+        figures = self.policy.generation.figures
+        if not figures.proposed:
+            return {}
+        return {"drafts proposed": figures.proposed, "drafts accepted": figures.accepted}
 
     def problem(self) -> Problem | None:
         """MODEL_HANG while an inference takes far too long; latched when there is no hope left."""

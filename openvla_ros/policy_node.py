@@ -106,7 +106,7 @@ class PolicyNode(LifecycleNode):
         """Loads the checkpoint, checks that it sees and acts, and opens the camera."""
         settings = self.settings
         self.board.set(State.STANDBY, "STARTING", f"Loading {settings.checkpoint} on {settings.device}.")
-        policy, self.card, inference_s = self.source.set_up(settings)
+        policy, self.card, inference_s = self.source.set_up(settings, self.say_starting)
         budget_s = 1.0 / self.rate_hz
         self.get_logger().info(
             f"vision self-test passed; inference {inference_s * 1e3:.0f} ms (budget {budget_s * 1e3:.0f} ms)"
@@ -116,6 +116,10 @@ class PolicyNode(LifecycleNode):
         self.timer = steady_timer(self, budget_s, self.on_timer)
         if not self.starting:
             self.board.set(State.STANDBY, "INACTIVE", "Configured. Activate the node to let it act.")
+
+    def say_starting(self, sentence: str) -> None:
+        """States what is being prepared."""
+        self.board.set(State.STANDBY, "STARTING", sentence)
 
     @property
     def rate_hz(self) -> float:
@@ -316,7 +320,8 @@ class PolicyNode(LifecycleNode):
 
     def details(self) -> dict[str, str]:
         """What /diagnostics tells besides the status."""
-        return self.figures.details(self.settings, self.eyes.counts() if self.eyes is not None else {})
+        counts = self.eyes.counts() if self.eyes is not None else {}
+        return self.figures.details(self.settings, {**counts, **(self.model.draft_counts() if self.model else {})})
 
 
 def main(args: list[str] | None = None) -> int:

@@ -56,14 +56,16 @@ class SharedModel:
         """True when the model answers nobody any more, not even what is known to be good."""
         return self._batcher is not None and self._batcher.broken is not None
 
-    def set_up(self, robot: str, settings: PolicySettings) -> tuple["Policy", ActionConvention, float]:
+    def set_up(
+        self, robot: str, settings: PolicySettings, progress: Callable[[str], None]
+    ) -> tuple["Policy", ActionConvention, float]:
         """The policy, the card of this robot, and how long a full batch takes, seconds.
 
         The first robot loads the checkpoint, warms it up and checks that it sees; the others join. Raises OpenVLAError
         as policy_setup.set_up_policy does, and ConfigError when this robot wants another model than the others.
         """
         if self._policy is None or not self.robots:
-            return self._load(settings)
+            return self._load(settings, progress)
         refuse_differences(robot, made_of(settings), "the others", self._made_of)
         card = convention_card(settings, self._policy)
         if card.image.preprocessing != self._preprocessing:
@@ -86,9 +88,11 @@ class SharedModel:
         counts = {} if self._batcher is None else self._batcher.figures()
         return {"robots": str(len(self.robots)), **{name: str(count) for name, count in counts.items()}}
 
-    def _load(self, settings: PolicySettings) -> tuple["Policy", ActionConvention, float]:
+    def _load(
+        self, settings: PolicySettings, progress: Callable[[str], None]
+    ) -> tuple["Policy", ActionConvention, float]:
         self._policy = None  # before another one is loaded: there may be no memory for two
-        policy, card, _ = set_up_policy(settings)
+        policy, card, _ = set_up_policy(settings, progress)
         self._policy, self._made_of = policy, made_of(settings)
         self._preprocessing = card.image.preprocessing
         self._sizes = batch_sizes(self.most, on_cuda=policy.device.type == "cuda")
@@ -140,9 +144,11 @@ class Share:
         self._shared = shared
         self._robot = robot
 
-    def set_up(self, settings: PolicySettings) -> tuple["Policy", ActionConvention, float]:
+    def set_up(
+        self, settings: PolicySettings, progress: Callable[[str], None]
+    ) -> tuple["Policy", ActionConvention, float]:
         """Loads the model, or joins those who use it."""
-        return self._shared.set_up(self._robot, settings)
+        return self._shared.set_up(self._robot, settings, progress)
 
     def worker(self, infer: Callable[[Job], Any], deliver: Callable[[Outcome], None]) -> "Seat":
         """A place at the shared model, which takes `infer`'s part."""

@@ -296,6 +296,17 @@ def test_status_and_diagnostics_repeat_with_measurements(policy, camera):
     assert int(values["frames"]) > 0
 
 
+def test_guesses_that_were_right_are_told_in_the_diagnostics(world, tiny_checkpoint, camera):
+    """A picture that stays the same has the same action, so the action before is the right guess."""
+    camera.picture = np.full((112, 112, 3), 90, np.uint8)
+    policy = Policy(world, tiny_checkpoint, drafts=True).ready()
+    policy.say(KNOWN)
+    chunks = policy.wait_for_chunks(3)
+    assert len({tuple(chunk.token_ids[0]) for chunk in chunks}) == 1
+    details = policy.node.details()
+    assert 0 < int(details["drafts accepted"]) <= int(details["drafts proposed"])
+
+
 def test_a_checkpoint_with_a_flipped_bit_ends_the_process_with_a_sentence(world, tmp_path):
     import tiny_checkpoint
 
