@@ -94,8 +94,9 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None, shared
         rclpy.logging.get_logger("openvla").fatal(str(error))
         exit_code = EXIT_CONFIG
     except Exception:  # noqa: BLE001 - also then an arm in motion is braked first
-        rclpy.logging.get_logger("openvla").fatal(traceback.format_exc())
-        exit_code = EXIT_FAULT
+        if not stop.made:  # a signal in the middle of a call into rclpy comes out as an error of that call
+            rclpy.logging.get_logger("openvla").fatal(traceback.format_exc())
+            exit_code = EXIT_FAULT
     finally:
         guard_against_hanging(0.0)
         stop.made = True  # from here on a signal must not interrupt the clean-up
