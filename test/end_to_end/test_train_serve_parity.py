@@ -122,14 +122,15 @@ class Live:
     def watch(self) -> None:
         """Notes what the model of the node is given from now on."""
         self.wait_for(lambda: self.node.active, "an active policy node")
-        model = self.node.model.policy.model
-        embed = model.embed
+        generation = self.node.model.policy.generation
+        one = generation.one
 
-        def watched(input_ids, pixel_values):
+        def watched(inputs, count):
+            input_ids, pixel_values = inputs
             self.seen.append((input_ids.clone(), pixel_values.clone()))
-            return embed(input_ids, pixel_values)
+            return one(inputs, count)
 
-        model.embed = watched
+        generation.one = watched
         self.wait_for(lambda: self.camera.get_subscription_count(), "a reader of the camera")
         self.wait_for(lambda: self.instruction.get_subscription_count(), "a reader of the instruction")
 
