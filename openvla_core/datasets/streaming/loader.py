@@ -5,9 +5,9 @@ that grows is kept, and workers or a restart change nothing. Ranks take neighbou
 ranks with batches of 8 train on the samples that one rank would with batches of 16.
 """
 
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import cv2
@@ -19,6 +19,7 @@ from openvla_core.datasets.oxe.mixture import Mixture, mixture_of
 from openvla_core.datasets.streaming.order import MixedOrder
 from openvla_core.datasets.streaming.shuffle import mixed
 from openvla_core.datasets.streaming.sources import Step, StepSource
+from openvla_core.datasets.streaming.worker_end import ending_event, stay
 from openvla_core.errors import DatasetError
 
 STATE_VERSION = 1
@@ -63,6 +64,7 @@ class StreamingLoader:
         self._collate, self._batch_size = collate, batch_size
         self._rank, self._world, self._workers, self._prefetch = rank, world, workers, prefetch
         self._pin_memory = pin_memory
+        self._ending = ending_event() if workers else None
         self._identity = {
             "version": STATE_VERSION,
             "seed": seed,
@@ -120,7 +122,7 @@ class StreamingLoader:
                 collate_fn=self._collate,
                 num_workers=self._workers,
                 pin_memory=self._pin_memory,
-                worker_init_fn=_begin_worker,
+                worker_init_fn=partial(_begin_worker, self._ending),
                 generator=torch.Generator(),  # else starting workers would draw from the training's random numbers
                 **options,
             )
@@ -184,12 +186,8 @@ def _mixture(sources: Sequence[StepSource], weights: Mapping[str, float] | None)
     return mixture_of(names, sizes, chosen)
 
 
-def _begin_worker(worker: int) -> None:
-    """A worker is one core's work: OpenCV would start a thread for every core in each of them.
-
-    Ctrl-C and a cluster's SIGTERM reach all processes of a group; the one that trains decides when its workers end,
-    since it may need them for the step that it is in. They notice when it is not there any more.
-    """
+def _begin_worker(ending: Event | None, worker: int) -> None:
+    """A worker is one core's work: OpenCV would start a thread for every core in each of them."""
     cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    if ending is not None:
+        stay(ending)

@@ -138,6 +138,27 @@ def run_until(process: subprocess.Popen, last: int) -> None:
         number = int(process.stdout.readline())
 
 
+def test_a_program_that_keeps_a_loader_ends_and_its_workers_with_it(folder):
+    """Workers outlive the signals of their group, but not the program: it would wait for them for ever."""
+    program = (
+        "import multiprocessing, os, signal, sys; sys.path[:0] = sys.argv[2:]\n"
+        "from train_like import loader\n"
+        "from pathlib import Path\n"
+        "stream = iter(loader(Path(sys.argv[1]), 0, 1, 2)); next(stream)\n"
+        "workers = multiprocessing.active_children()\n"
+        "for worker in workers: os.kill(worker.pid, signal.SIGTERM)\n"
+        "for _ in range(20): next(stream)\n"
+        "print(*(worker.pid for worker in workers if worker.is_alive()))\n"
+    )
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder), *paths], capture_output=True, text=True, timeout=120
+    )
+    pids = done.stdout.split()
+    assert done.returncode == 0 and len(pids) == 2, done.stderr
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
 def test_a_state_of_another_mixture_or_seed_is_refused(folder):
     stream = loader(folder, 0, 1, workers=0)
     state = stream.state_dict()
