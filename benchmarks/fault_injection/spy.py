@@ -1,13 +1,10 @@
 """Hears everything that is said in one cell, notes when it came, and lets StreamCheck look at every command."""
 
 import json
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +27,6 @@ DEEP = QoSProfile(depth=2000, reliability=ReliabilityPolicy.RELIABLE, durability
 DEEP_LATCHED = QoSProfile(
     depth=2000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
-PRIORITY = 5  # below the controller's: it is not to be disturbed
 UNCOUNTED = 2**64 - 1  # the number of a message where the middleware does not count
 SILENT_S = 0.6  # who was not heard for so long has nothing more to say
 ANSWER_S = 2.0  # an answer that is not there after this long was lost on the way
@@ -61,7 +57,6 @@ class Spy:
         self.applied: deque[tuple[float, Any]] = deque(maxlen=2000)
         self.grippers: deque[tuple[float, float]] = deque(maxlen=3000)
         self._newest: dict[str, tuple[float, float]] = {}  # when it was heard (monotonic) and sent (system clock)
-        others = threads()
         parameters = [Parameter("use_sim_time", value=sim_time)]
         self.node = rclpy.create_node("spy", namespace=namespace, parameter_overrides=parameters)
         listen = self.node.create_subscription
@@ -80,8 +75,6 @@ class Spy:
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
-        for thread in threads() - others:
-            prefer(thread)
 
     def _spin(self) -> None:
         try:
@@ -272,17 +265,6 @@ class Spy:
             return 0.0
         way = sum(float(np.linalg.norm(b - a)) for (_, a), (_, b) in zip(recent, recent[1:], strict=False))
         return way / (recent[-1][0] - recent[0][0])
-
-
-def threads() -> set[int]:
-    """The threads of this process."""
-    return {int(path.name) for path in Path("/proc/self/task").iterdir()}
-
-
-def prefer(thread: int) -> None:
-    """Real-time priority, where that is permitted: what a busy machine keeps from the spy is not checked."""
-    with suppress(OSError):
-        os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(PRIORITY))
 
 
 def number_of(info) -> int | None:
