@@ -121,9 +121,11 @@ def test_two_robots_get_their_own_actions_and_each_is_what_it_would_be_alone(fle
     assert robots["left"].node.model.policy is robots["right"].node.model.policy, "one model"
     fleet.follow()
     chunks = {name: robot.wait_for_chunks(3) for name, robot in robots.items()}
-    for name, robot in robots.items():
-        robot.say("")  # nobody computes while the answers are looked at
+    for robot in robots.values():  # nobody computes while the answers are looked at: a policy is for one thread
+        robot.say("")
         robot.wait_for_code("INSTRUCTION_REFUSED")
+        fleet.world.wait_for(lambda robot=robot: robot.node.model.idle, "the end of the last answer")
+    for name, robot in robots.items():
         assert {chunk.instruction for chunk in chunks[name]} == {SENTENCES[name]}
         for chunk in chunks[name]:
             prediction = alone(fleet, robot, chunk)
