@@ -1,5 +1,7 @@
 """Vision transformers with the parameter names of timm, as OpenVLA checkpoints store them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,6 +10,14 @@ from openvla_core.errors import ImageError
 from openvla_core.model.config import PATCH_SIZE, OpenVLAConfig, TowerConfig
 
 LAYER_NORM_EPS = 1e-6
+
+
+RunBlock = Callable[[nn.Module, Tensor], Tensor]
+
+
+def run_block(block: nn.Module, x: Tensor) -> Tensor:
+    """One block of a tower: x (B, N, D) -> (B, N, D)."""
+    return block(x)
 
 
 class VisionBackbone(nn.Module):
@@ -69,15 +79,15 @@ class VisionTransformer(nn.Module):
             nn.init.normal_(self.cls_token, std=0.02)
             nn.init.normal_(self.reg_token, std=0.02)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """pixels (B, 3, S, S), normalised -> patch features (B, P, D)."""
+    def forward(self, pixels: Tensor, run: RunBlock = run_block) -> Tensor:
+        """pixels (B, 3, S, S), normalised -> patch features (B, P, D). run: how a block is called."""
         # The position embedding belongs to the patches alone; the prefix tokens are put in front afterwards.
         x = self.patch_embed(pixels) + self.pos_embed
         if self.config.prefix_tokens:
             prefix = torch.cat([self.cls_token, self.reg_token], dim=1)
             x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)
         for block in self.blocks[:-1]:
-            x = block(x)
+            x = run(block, x)
         return x[:, self.config.prefix_tokens :]
 
 
