@@ -14,7 +14,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -99,13 +98,12 @@ def not_installed(library: str) -> list[str]:
 
 def facts() -> dict[str, Any]:
     """Where and with what this runs."""
-    from openvla_core.training.versions import library_versions
+    from openvla_core.training.versions import library_versions, processor_name
 
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "date": datetime.date.today().isoformat(),
         "machine": {
-            "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
+            "cpu": processor_name(),
             "cores": os.cpu_count(),
             "load_before": os.getloadavg(),
         },

@@ -33,7 +33,7 @@ from openvla_core.datasets.bags.reader import BagSource  # noqa: E402
 from openvla_core.errors import DatasetError  # noqa: E402
 from openvla_core.evaluation.results import read_rows  # noqa: E402
 from openvla_core.evaluation.statistics import Rate  # noqa: E402
-from openvla_core.training.versions import library_versions  # noqa: E402
+from openvla_core.training.versions import library_versions, processor_name  # noqa: E402
 
 TASK = "point"
 SHIPPED = ROOT / "checkpoints" / "openvla-tiny-sim"
@@ -116,7 +116,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "reached": reached,
         "minutes": round((time.monotonic() - started) / 60, 1),
         "seed": options.seed,
-        "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "cpu": cpu_name()},
+        "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "cpu": processor_name()},
         "versions": library_versions(),
     }
 
@@ -209,11 +209,6 @@ def figures(rate: Rate | None) -> dict[str, Any] | None:
         "rate": round(rate.value, 4),
         "wilson95": [round(low, 4), round(high, 4)],
     }
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def show(text: str) -> None:

@@ -30,7 +30,7 @@ from openvla_core.checkpoint import expected_shapes, load_checkpoint
 from openvla_core.image_processor import preprocessor_config
 from openvla_core.model import OpenVLAConfig
 from openvla_core.safetensors_file import write_file
-from openvla_core.training.versions import library_versions
+from openvla_core.training.versions import library_versions, processor_name
 from openvla_core.weights import DTYPES, INDEX
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -209,10 +209,9 @@ def meminfo(field: str) -> int:
 
 
 def machine() -> dict[str, object]:
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "system": platform.system(),
-        "processor": models[0].partition(": ")[2] if models else platform.machine(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "memory_bytes": meminfo("MemTotal"),
     }

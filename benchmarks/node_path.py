@@ -12,7 +12,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -56,13 +55,12 @@ def facts() -> dict[str, Any]:
     """Where and with what this runs."""
     from importlib.metadata import version
 
-    from openvla_core.training.versions import library_versions
+    from openvla_core.training.versions import library_versions, processor_name
 
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "date": datetime.date.today().isoformat(),
         "machine": {
-            "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
+            "cpu": processor_name(),
             "cores": os.cpu_count(),
             "load_before": os.getloadavg(),
         },
