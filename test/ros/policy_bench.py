@@ -12,7 +12,33 @@ OTHER = "move to the green cube"
 UNTRAINED = "take the red block"  # words it knows, in a sentence it was not trained on
 
 
-class Policy:
+class Listener:
+    """What is said to a policy node and heard of it.
+
+    Subclasses set world, chunks, statuses and instructions; who: the beginning of what is told when a wait fails.
+    """
+
+    who = ""
+
+    def ready(self) -> "Listener":
+        self.wait_for_code("READY")
+        self.world.wait_for(self.instructions.get_subscription_count, "a reader of the instruction")
+        return self
+
+    def say(self, sentence: str) -> None:
+        self.instructions.publish(conversions.text_message(sentence))
+
+    def wait_for_code(self, code: str):
+        self.world.wait_for(lambda: self.statuses and self.statuses[-1].code == code, f"{self.who}status {code}")
+        return self.statuses[-1]
+
+    def wait_for_chunks(self, count: int = 1) -> list:
+        have = len(self.chunks)
+        self.world.wait_for(lambda: len(self.chunks) >= have + count, f"{self.who}{count} more chunks")
+        return self.chunks[have:]
+
+
+class Policy(Listener):
     """The node under test and what others see of it."""
 
     def __init__(self, world, checkpoint, **parameters) -> None:
@@ -24,23 +50,6 @@ class Policy:
         self.statuses = world.listen(topics.Status, "policy_node/status", topics.LATCHED, conversions.to_status)
         self.active = world.listen(topics.String, "policy_node/active_instruction", topics.LATCHED, conversions.to_text)
         self.instructions = world.peer.create_publisher(topics.String, topics.INSTRUCTION, topics.COMMAND)
-
-    def ready(self) -> "Policy":
-        self.wait_for_code("READY")
-        self.world.wait_for(self.instructions.get_subscription_count, "a reader of the instruction")
-        return self
-
-    def say(self, sentence: str) -> None:
-        self.instructions.publish(conversions.text_message(sentence))
-
-    def wait_for_code(self, code: str):
-        self.world.wait_for(lambda: self.statuses and self.statuses[-1].code == code, f"status {code}")
-        return self.statuses[-1]
-
-    def wait_for_chunks(self, count: int = 1) -> list:
-        have = len(self.chunks)
-        self.world.wait_for(lambda: len(self.chunks) >= have + count, f"{count} more chunks")
-        return self.chunks[have:]
 
     def wait_for_frames(self, count: int) -> None:
         target = self.node.eyes.frames + count

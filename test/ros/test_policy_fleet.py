@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from policy_bench import KNOWN, OTHER
+from policy_bench import KNOWN, OTHER, Listener
 from rclpy.lifecycle import TransitionCallbackReturn
 
 from openvla_core.errors import ConfigError, ImageError
@@ -17,11 +17,11 @@ from openvla_ros.topics import State
 SENTENCES = {"left": KNOWN, "right": OTHER}
 
 
-class Robot:
+class Robot(Listener):
     """What one robot of the fleet sees, says and hears."""
 
     def __init__(self, world, node, name: str) -> None:
-        self.world, self.node, self.name = world, node, name
+        self.world, self.node, self.name, self.who = world, node, name, f"{name}: "
         listen, peer = world.listen, world.peer
         chunk_topic = f"{name}/{topics.POLICY_ACTION_CHUNK}"
         self.chunks = listen(topics.ActionChunk, chunk_topic, topics.COMMAND, conversions.to_chunk)
@@ -38,23 +38,6 @@ class Robot:
         rgb = self.random.integers(0, 256, (112, 112, 3), dtype=np.uint8)
         self.shown[stamp_ns] = rgb
         self.images.publish(conversions.image_message(rgb, stamp_ns, f"{self.name}_camera"))
-
-    def ready(self) -> "Robot":
-        self.wait_for_code("READY")
-        self.world.wait_for(self.instructions.get_subscription_count, "a reader of the instruction")
-        return self
-
-    def say(self, sentence: str) -> None:
-        self.instructions.publish(conversions.text_message(sentence))
-
-    def wait_for_code(self, code: str):
-        self.world.wait_for(lambda: self.statuses and self.statuses[-1].code == code, f"{self.name}: status {code}")
-        return self.statuses[-1]
-
-    def wait_for_chunks(self, count: int = 1) -> list:
-        have = len(self.chunks)
-        self.world.wait_for(lambda: len(self.chunks) >= have + count, f"{self.name}: {count} more chunks")
-        return self.chunks[have:]
 
 
 class Fleet:
