@@ -10,7 +10,7 @@ from openvla_ros import conversions, topics
 from openvla_ros.guard import guarded
 from openvla_ros.live_publishers import LivePublishers
 from openvla_ros.robot_pose import RobotPose
-from openvla_ros.timing import steady_timer
+from openvla_ros.timing import one_moment, steady_timer
 
 if TYPE_CHECKING:
     from openvla_ros.controller_node import ControllerNode
@@ -44,7 +44,7 @@ class ControllerInputs:
     def on_pose(self, pose: Pose, stamp_ns: int, frame: str, arrived_s: float) -> None:
         """Called with every measured pose."""
         if self._node.supervisor is not None:
-            self._node.supervisor.on_clock(self._node.now_ns(), time.monotonic())
+            self._node.supervisor.on_clock(*one_moment(self._node.now_ns))
             self._node.supervisor.on_pose(pose, stamp_ns, frame, arrived_s)
 
     def on_invalid_pose(self, reason: str) -> None:
@@ -65,7 +65,7 @@ class ControllerInputs:
         except ActionError as error:
             supervisor.on_malformed(str(error))
             return
-        supervisor.on_chunk(chunk, self._node.now_ns(), time.monotonic())
+        supervisor.on_chunk(chunk, *one_moment(self._node.now_ns))
 
     @guarded
     def _on_instruction(self, message) -> None:

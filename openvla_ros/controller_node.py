@@ -25,7 +25,7 @@ from openvla_ros.node_support import autostart, run, transition
 from openvla_ros.pace import keep_pace
 from openvla_ros.parameters import declare_settings
 from openvla_ros.status_board import StatusBoard
-from openvla_ros.timing import steady_timer
+from openvla_ros.timing import one_moment, steady_timer
 from openvla_ros.topics import State
 
 # What a robot that is there has said so soon after the node was configured; until then these are no problems.
@@ -72,8 +72,8 @@ class ControllerNode(LifecycleNode):
         if self.supervisor is None:
             return
         self.inputs.take_poses()
-        # Read together: the stamps of the commands are then as far apart as the times they were made for.
-        stamp_ns, now_s = self.now_ns(), time.monotonic()
+        # The stamps of the commands are then as far apart as the times they were made for.
+        stamp_ns, now_s = one_moment(self.now_ns)
         self.supervisor.on_clock(stamp_ns, now_s)
         self.supervisor.on_backend(self.backend_problem())
         command = self.supervisor.tick(now_s)

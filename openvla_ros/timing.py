@@ -9,6 +9,9 @@ import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
+SAME_MOMENT_S = 0.0001
+READINGS = 5
+
 # Watchdogs and heartbeats must not stop or jump with the wall clock.
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 
@@ -16,6 +19,24 @@ STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 def steady_timer(node: Node, period_s: float, callback: Callable[[], None]):
     """A timer that keeps its pace when the wall clock or simulated time jumps."""
     return node.create_timer(period_s, callback, clock=STEADY)
+
+
+def one_moment(ros_now_ns: Callable[[], int], steady_s: Callable[[], float] = time.monotonic) -> tuple[int, float]:
+    """ROS time in nanoseconds and time.monotonic() of one moment, so that what is made for the one is stamped with it.
+
+    On a busy machine a process may wait for 10 ms and more between two lines; the clocks are then read again.
+    """
+    best = (0, 0.0)
+    shortest_s = float("inf")
+    for _ in range(READINGS):
+        before_s = steady_s()
+        stamp_ns = ros_now_ns()
+        took_s = steady_s() - before_s
+        if took_s < shortest_s:
+            best, shortest_s = (stamp_ns, before_s + took_s / 2), took_s
+        if took_s <= SAME_MOMENT_S:
+            break
+    return best
 
 
 class RateWindow:

@@ -1,5 +1,6 @@
 """What a training is made of at one step: weights that are trained, the optimizer's moments, where the data are."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from openvla_core.errors import ConfigError
 from openvla_core.training.recipe import Recipe, to_mapping
 from openvla_core.training.split import SPLIT_VERSION
 
+log = logging.getLogger(__name__)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP = "step"
 # What may be changed between two parts of a training without making it another one.
@@ -58,4 +60,32 @@ def check_same_training(recipe: Recipe, samples_per_step: int, facts: Mapping[st
         raise ConfigError(
             f"`out` holds a training with other settings: {', '.join(changed)}. Continue it with its own recipe, or "
             "choose another `out`."
+        )
+
+
+def arithmetic(recipe: Recipe, world: int, device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
+    """What decides in which order a step adds its numbers up: only with the same does a training go on to the bit."""
+    found: dict[str, str | int] = {
+        "torch": torch.__version__,
+        "dtype": str(dtype).removeprefix("torch."),
+        "processes": world,
+        "batch_size": recipe.batch_size,
+        "compile": str(recipe.compile),
+    }
+    if device.type == "cuda":
+        return {**found, "device": torch.cuda.get_device_name(device)}
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {**found, "device": f"CPU ({capability})", "CPU threads": torch.get_num_threads()}
+
+
+def tell_other_arithmetic(now: Mapping[str, str | int], facts: Mapping[str, Any]) -> None:
+    """Warns when the checkpoint with these facts was computed otherwise, so that what follows is equal to rounding."""
+    then = facts.get("arithmetic", now)
+    names = [*now, *(name for name in then if name not in now)]
+    changed = [f"{name} {then.get(name)}, now {now.get(name)}" for name in names if then.get(name) != now.get(name)]
+    if changed:
+        log.warning(
+            "the training goes on, but not to the bit: sums are added up in another order (%s). OMP_NUM_THREADS sets "
+            "the CPU threads.",
+            "; ".join(changed),
         )

@@ -26,7 +26,13 @@ from openvla_core.training.optimizer import clip_gradients, make_optimizer
 from openvla_core.training.recipe import Recipe, resolved, to_mapping
 from openvla_core.training.setup import compute_dtype, fingerprint, prepare_model
 from openvla_core.training.split import SPLIT_VERSION
-from openvla_core.training.state import check_same_training, training_targets, training_tensors
+from openvla_core.training.state import (
+    arithmetic,
+    check_same_training,
+    tell_other_arithmetic,
+    training_targets,
+    training_tensors,
+)
 from openvla_core.training.validation import validate
 from openvla_core.training.versions import library_versions
 from openvla_core.weights import stored_tensors
@@ -223,6 +229,7 @@ class Trainer:
             "progress": asdict(self.progress),
             "base": self._fingerprint,
             "split": SPLIT_VERSION,
+            "arithmetic": self._arithmetic(),
             "sums": self.ranks.all_sum(self.metrics.sums).tolist(),
             "data": {**self.data.loader.state_dict(), "samples": self._samples()},
         }
@@ -234,6 +241,8 @@ class Trainer:
         check_same_training(recipe, per_step, facts)
         if facts["base"] != self._fingerprint:
             raise ConfigError(f"{recipe.base} is not the checkpoint that the training in `out` began with. Give that.")
+        if self.ranks.first:
+            tell_other_arithmetic(self._arithmetic(), facts)
         self.data.loader.load_state_dict(facts["data"])
         saved.read(training_targets(self.trainable, self.optimizer, saved.shapes))
         self.progress = Progress(**facts["progress"])
@@ -241,6 +250,9 @@ class Trainer:
         if self.ranks.first:  # these are of all processes together
             self.metrics.sums.copy_(torch.tensor(facts["sums"], dtype=torch.float64))
         restore_random_state(saved, self.ranks)
+
+    def _arithmetic(self) -> dict[str, str | int]:
+        return arithmetic(self.recipe, self.ranks.world, self.ranks.device, self.dtype)
 
     def _facts(self) -> dict[str, Any]:
         model = self.module.model

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from training_bench import shards
 
 from openvla_core.training.finetune import main
@@ -45,11 +46,12 @@ def arguments(word_checkpoint, tmp_path_factory):
 
 
 def paused(arguments) -> subprocess.Popen:
-    """The command after three steps, in a group of processes of its own."""
+    """The command after three steps, in a group of processes of its own; its sums are added up as in this process."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(
         [sys.executable, "-c", PAUSED, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment,
     )  # fmt: skip
     assert process.stdout.readline() == "three\n", process.communicate()[1]
     return process

@@ -103,6 +103,20 @@ def test_a_training_goes_on_only_as_itself(word_checkpoint, data, tmp_path):
             trainer(word_checkpoint, data, tmp_path, **values)
 
 
+def test_it_says_when_it_cannot_go_on_to_the_bit(word_checkpoint, data, tmp_path, caplog):
+    trainer(word_checkpoint, data, tmp_path, max_steps=2)[0].run()
+    assert trainer(word_checkpoint, data, tmp_path, max_steps=3)[0].progress.step == 2
+    assert "to the bit" not in caplog.text
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        trainer(word_checkpoint, data, tmp_path, max_steps=3, batch_size=2, accumulation=2)
+    finally:
+        torch.set_num_threads(threads)
+    assert f"batch_size 4, now 2; CPU threads {threads}, now {threads + 1}" in caplog.text
+    assert "goes on, but not to the bit" in caplog.text
+
+
 def test_another_base_is_noticed(word_checkpoint, data, tmp_path):
     from openvla_core.checkpoint import load_checkpoint
 
