@@ -202,7 +202,7 @@ def silence(events: int, kills: int) -> dict:
     running.enter_private_domain()
     cell = running.make_cell("robot")
     load = [os.getloadavg()[0]]
-    heard, stamped, after_stop, blind, standstill, lost = [], [], [], [], [], []
+    sent, stamped, after_stop, blind, standstill, lost = [], [], [], [], [], []
     silent = held_before = 0
     codes: Counter[str] = Counter()
     try:
@@ -225,7 +225,7 @@ def silence(events: int, kills: int) -> dict:
                 held_before += 1  # its last action was late: the hold came first, and is only repeated once a second
                 continue
             codes[f"{report.state.name} {report.code}"] += 1
-            heard.append(when_s - at_s)
+            sent.append(when_s - at_s)
             stamped.append(report.stamp_ns * 1e-9 - wall_s)
             track_s = [(s - wall_s, pose.position) for _, s, pose in list(cell.spy.commands) if s > wall_s - 0.03]
             if len(track_s) < 3:
@@ -238,7 +238,7 @@ def silence(events: int, kills: int) -> dict:
             standstill.append(max(moving, default=0.0) - stamped[-1])
         stream = cell.spy.stream
         return {
-            "hold_heard_ms": spread(heard),
+            "hold_sent_ms": spread(sent),
             "hold_stamped_ms": spread(stamped),
             "standstill_after_hold_ms": spread(standstill),
             "travel_after_hold_mm": spread(after_stop),

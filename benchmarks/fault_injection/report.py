@@ -118,7 +118,7 @@ within 0.3 s or moves it in a hold, or follows an image older than 0.5 s. That t
 not hear are judged as the controller shows them on `controller_node/commanded_pose`, and where they are missing there
 too, the place where the stream began is not judged, and counted.
 
-*Time* is from the fault to the moment the controller's report of a hold is heard, in milliseconds. *Seen* counts the
+*Time* is from the fault to the moment the controller sends its report of a hold, in milliseconds. *Seen* counts the
 injections; a row "in process" is decided before anything runs, and counts generated inputs. *late*: right, but after
 the bound. T_a, the time-out for a policy, is 150 ms with the stub (10 Hz) and 200 ms with the real policy (7.5 Hz)."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -18,6 +19,7 @@ from openvla_core.errors import ActionError
 from openvla_core.supervisor import SupervisorSettings
 from openvla_core.types import Pose
 from openvla_ros import conversions, topics
+from openvla_ros.timing import one_moment
 from openvla_ros.topics import State
 
 SHOWN = "controller_node/commanded_pose"  # every command once more, announced when the controller starts
@@ -51,7 +53,7 @@ class Spy:
             self.stream.stamp_error_s = 0.01
         self.commands: deque[tuple[float, float, Pose]] = deque(maxlen=3000)  # received, stamp, pose
         self.measured: deque[tuple[float, Pose]] = deque(maxlen=3000)
-        self.reports: deque[tuple[float, Any]] = deque(maxlen=2000)  # received, StatusReport of the controller
+        self.reports: deque[tuple[float, Any]] = deque(maxlen=2000)  # sent, StatusReport of the controller
         self.policy_reports: deque[tuple[float, Any]] = deque(maxlen=2000)
         self.chunks: deque[float] = deque(maxlen=2000)
         self.applied: deque[tuple[float, Any]] = deque(maxlen=2000)
@@ -71,20 +73,25 @@ class Spy:
         listen(topics.AppliedAction, "controller_node/applied_action", self._on_applied, DEEP)
         self._orders = self.node.create_publisher(topics.String, "stub/order", topics.RECORD)
         self._clients: dict[str, Any] = {}
+        self._closing = False
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
     def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            pass
+        while not self._closing:
+            try:
+                self._executor.spin()
+            except ExternalShutdownException:
+                return
+            except InvalidHandle:  # a row destroyed a publisher between two lines of the executor
+                continue
 
     def close(self) -> None:
         """Leaves the graph."""
         self.stream.finish()
+        self._closing = True
         self._executor.shutdown()
         self._thread.join(5.0)
         self.node.destroy_node()
@@ -107,8 +114,7 @@ class Spy:
 
     def _sent_s(self, info) -> float:
         """When a message was published, in the clock of the stream: that of the stamps, or the monotonic one."""
-        sent_s = info["source_timestamp"] * 1e-9
-        return sent_s if self._by_stamp else sent_s - time.time() + time.monotonic()
+        return info["source_timestamp"] * 1e-9 if self._by_stamp else _sent_monotonic_s(info)
 
     def _on_measured(self, message, info) -> None:
         self._newest["measured"] = (time.monotonic(), info["source_timestamp"] * 1e-9)
@@ -132,7 +138,7 @@ class Spy:
         last = self.reports[-1][1] if self.reports else None
         if last and (report.code, report.state, report.sentence) == (last.code, last.state, last.sentence):
             return
-        self.reports.append((time.monotonic(), report))
+        self.reports.append((_sent_monotonic_s(info), report))
         at_s = report.stamp_ns * 1e-9 if self._by_stamp else self._sent_s(info)
         self.stream.on_status(at_s, report.state == State.ACTIVE)
 
@@ -224,7 +230,7 @@ class Spy:
         return self.policy_reports[-1][1] if self.policy_reports else None
 
     def first_stop(self, after_s: float, codes: tuple[str, ...] = (), timeout_s: float = 5.0) -> tuple[float, Any]:
-        """When, after a moment, the first report came that is not ACTIVE (with one of these codes): time and report."""
+        """When the first report after a moment that is not ACTIVE (with one of these codes) was sent, and the report."""
 
         def find():
             for at_s, report in list(self.reports):
@@ -236,7 +242,7 @@ class Spy:
 
     def require_motion(self, at_s: float) -> None:
         """Raises Disturbed when the controller did not follow actions at that moment."""
-        before = [report for heard_s, report in list(self.reports) if heard_s <= at_s]
+        before = [report for sent_s, report in list(self.reports) if sent_s <= at_s]
         if before and before[-1].state != State.ACTIVE:
             raise Disturbed(before[-1].code)
 
@@ -265,6 +271,12 @@ class Spy:
             return 0.0
         way = sum(float(np.linalg.norm(b - a)) for (_, a), (_, b) in zip(recent, recent[1:], strict=False))
         return way / (recent[-1][0] - recent[0][0])
+
+
+def _sent_monotonic_s(info) -> float:
+    """When a message was published, seconds of time.monotonic(): how late it was heard is not the robot's business."""
+    system_ns, steady_s = one_moment(time.time_ns)
+    return (info["source_timestamp"] - system_ns) * 1e-9 + steady_s
 
 
 def number_of(info) -> int | None:
