@@ -230,7 +230,7 @@ class Spy:
         return self.policy_reports[-1][1] if self.policy_reports else None
 
     def first_stop(self, after_s: float, codes: tuple[str, ...] = (), timeout_s: float = 5.0) -> tuple[float, Any]:
-        """When the first report after a moment that is not ACTIVE (with one of these codes) was sent, and the report."""
+        """When the first report after a moment that is not ACTIVE (of one of these codes) was sent, and the report."""
 
         def find():
             for at_s, report in list(self.reports):

@@ -99,15 +99,18 @@ class Move:
 
 
 class ActionGripper:
-    """Sends a goal per change of the wish, tries a second time, then reports GRIPPER_FAULT."""
+    """Sends a goal per change of the wish, tries a second time, then reports GRIPPER_FAULT.
+
+    Failures in a row count whatever was wished, so a dead gripper is told also when the policy keeps changing its mind.
+    """
 
     def __init__(self, opening: Move, closing: Move, timeout_s: float) -> None:
         self._moves = {True: opening, False: closing}
         self._timeout_s = timeout_s
         self._goal: bool | None = None  # where the fingers are sent or have been; None when that is not known
         self._attempt: _Attempt | None = None
-        self._direction: bool | None = None  # of the newest attempt, and how often in a row it has failed
-        self._failures = 0
+        self._direction: bool | None = None  # of the newest attempt
+        self._failures = 0  # in a row
         self._problem: Problem | None = None
 
     def command(self, command: SafeAction) -> None:
@@ -121,16 +124,15 @@ class ActionGripper:
         if self._attempt is None and self._problem is None and wish not in (None, self._goal):
             self._begin(bool(wish))
 
-    def _begin(self, opens: bool) -> None:
-        if opens != self._direction:
-            self._direction, self._failures = opens, 0
-        self._goal = opens
-        self._attempt = _Attempt(self._moves[opens], self._timeout_s)
+    def _begin(self, opens: bool, since_s: float | None = None) -> None:
+        """since_s: since when a server is waited for."""
+        self._goal = self._direction = opens
+        self._attempt = _Attempt(self._moves[opens], self._timeout_s, since_s)
         self._attempt.step(may_send=True)
 
     def _follow_up(self, attempt: "_Attempt", wish: bool | None) -> None:
         if not attempt.is_sent and wish not in (None, self._direction):
-            self._attempt = self._goal = None  # no longer wished, and nobody knows of it yet
+            self._begin(bool(wish), attempt.since_s)  # no longer wished, and nobody knows of it yet
             return
         failure = attempt.step(may_send=wish == self._direction)
         if attempt.done:
@@ -138,12 +140,15 @@ class ActionGripper:
         elif failure:
             self._attempt = self._goal = None
             self._failures += 1
-            if self._failures >= TRIES and wish in (None, self._direction):
+            is_wished = wish in (None, self._direction)
+            if self._failures >= (TRIES if is_wished else 2 * TRIES):
                 self._problem = self._fault(failure)
 
     def _fault(self, failure: str) -> Problem:
         direction = "open" if self._direction else "close"
-        sentence = f"the gripper did not {direction}: {failure} after {self._failures} tries. Check it, then reset."
+        sentence = (
+            f"the gripper did not {direction}: {failure}; {self._failures} tries in a row failed. Check it, then reset."
+        )
         return Problem("GRIPPER_FAULT", sentence)
 
     def problem(self) -> Problem | None:
@@ -153,6 +158,7 @@ class ActionGripper:
     def reset(self) -> None:
         """Forgets the failure and what was sent: where the fingers are is not known, so the next wish is sent."""
         self._problem = self._goal = self._attempt = self._direction = None
+        self._failures = 0
 
     def close(self) -> None:
         """Takes the action clients off the node."""
@@ -163,11 +169,11 @@ class ActionGripper:
 class _Attempt:
     """One goal on its way: to a server that may be absent, refuse, fail or never answer."""
 
-    def __init__(self, move: Move, timeout_s: float) -> None:
+    def __init__(self, move: Move, timeout_s: float, since_s: float | None = None) -> None:
         self.move = move
         self.done = False
+        self.since_s = time.monotonic() if since_s is None else since_s  # of waiting: for a server, then for its answer
         self._timeout_s = timeout_s
-        self._started_s = time.monotonic()
         self._reply: Any = None
         self._handle: Any = None
         self._result: Any = None
@@ -184,6 +190,7 @@ class _Attempt:
         """
         if self._reply is None and may_send and self.move.client.server_is_ready():
             self._reply = self.move.client.send_goal_async(self.move.goal)
+            self.since_s = time.monotonic()
         if self._result is None and self._reply is not None and self._reply.done():
             self._handle = self._reply.result()
             if not self._handle.accepted:
@@ -193,7 +200,7 @@ class _Attempt:
             answer = self._result.result()
             self.done = self.move.is_done(answer.status, answer.result)
             return None if self.done else "the motion was aborted"
-        if time.monotonic() - self._started_s > self._timeout_s:
+        if time.monotonic() - self.since_s > self._timeout_s:
             if self._result is not None:
                 self._handle.cancel_goal_async()
             return "no answer" if self._reply is not None else "no action server"

@@ -124,6 +124,38 @@ def test_an_absent_gripper_is_told_without_stopping_the_arm(world):
     tick_until(bench, CLOSED, lambda: len(poses) > 3, "the arm is commanded")
 
 
+@pytest.mark.parametrize("name", ["/franka_gripper", "/elsewhere"], ids=["silent", "absent"])
+def test_a_dead_gripper_is_told_also_to_a_policy_that_keeps_changing_its_mind(world, name):
+    """Every wish lasts for less than its motion may take."""
+    hand = fingers(world, fault="silent")
+    bench = gripper_bench(world, "franka", timeout_s=0.3, name=name)
+    seen: list[float] = []
+
+    def command() -> SafeAction:
+        seen.append(bench.now_ns() * 1e-9)
+        return OPEN if int((seen[-1] - seen[0]) / 0.2) % 2 else CLOSED
+
+    def is_told() -> bool:
+        bench.backend.send(command(), bench.now_ns())
+        bench.world.executor.spin_once(timeout_sec=0.01)
+        return gripper_problem(bench) is not None
+
+    bench.world.wait_for(is_told, "the fault is told")
+    assert gripper_problem(bench).code == "GRIPPER_FAULT" and len(hand.goals) <= 4
+
+
+def test_a_motion_that_works_forgives_the_failures_before(world):
+    """A hand that cannot close on what lies between its fingers, and opens."""
+    hand = fingers(world, fault="rejecting")
+    bench = gripper_bench(world, "franka")
+    for _ in range(3):
+        hand.set_parameters(parameters({"fault": "rejecting"}))
+        tick_until(bench, CLOSED, lambda: bench.backend._gripper._failures == 1, "a failure")
+        hand.set_parameters(parameters({"fault": ""}))
+        tick_until(bench, OPEN, lambda: bench.backend._gripper._failures == 0, "a motion that works")
+    assert gripper_problem(bench) is None
+
+
 def test_the_newest_wish_waits_for_the_motion_in_progress(world):
     """These servers do not stop a motion for the next one."""
     hand = fingers(world, fault="silent")
@@ -162,7 +194,7 @@ def test_the_second_try_waits_for_the_end_of_a_hold(world):
     settle(bench, HELD_CLOSED, 60)
     assert len(hand.goals) == 1 and gripper_problem(bench) is None
     tick_until(bench, CLOSED, lambda: gripper_problem(bench), "the second try fails as well")
-    assert len(hand.goals) == 2 and "after 2 tries" in gripper_problem(bench).sentence
+    assert len(hand.goals) == 2 and "2 tries in a row failed" in gripper_problem(bench).sentence
 
 
 def test_a_server_that_appears_in_a_hold_gets_no_goal(world):
