@@ -67,11 +67,11 @@ def run(arguments: argparse.Namespace) -> dict:
     for row in ROWS:
         if (not wanted or wanted & set(row.numbers)) and (not cells or (row.cell or "none") in cells):
             by_cell[row.cell].append(row)
-    before = json.loads(arguments.json.read_text()) if arguments.merge and arguments.json.exists() else {"rows": []}
+    before = json.loads(arguments.json.read_text()) if arguments.merge and arguments.json.exists() else None
 
     def save(outcomes) -> dict:
         """After every row, so that a run that is ended early is not lost."""
-        results = report.results(outcomes, running.machine(), before["rows"])
+        results = report.results(outcomes, running.machine(), before)
         if arguments.json:
             arguments.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         return results

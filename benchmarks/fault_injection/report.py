@@ -30,11 +30,16 @@ GROUPS = (
 )
 
 
-def results(outcomes: list[Outcome], machine: dict, before: list[dict]) -> dict:
-    """Everything that was seen, with the rows of an earlier run that were not run again."""
+def results(outcomes: list[Outcome], machine: dict, before: dict | None = None) -> dict:
+    """Everything that was seen; machine: where and when. before: of an earlier run, from which other rows are kept."""
     new = [outcome.to_json() for outcome in outcomes]
     again = {row["fault"] for row in new}
-    rows = [row for row in before if row["fault"] not in again] + new
+    rows = [row for row in (before or {"rows": []})["rows"] if row["fault"] not in again] + new
+    if before:
+        verdicts = {row["fault"]: row["verdict"] for row in before["rows"]}
+        for row in new:
+            row["run_again"] = f"{machine['date'][:16]}, before {verdicts.get(row['fault'], 'not run')}"
+        machine = {key: before[key] for key in machine}
     rows.sort(key=lambda row: numbers_of(row))
     numbers = sorted({number for row in rows for number in numbers_of(row)})
     live = [row for row in rows if row["how"] == "processes"]
@@ -169,6 +174,9 @@ def markdown(results: dict, plot: Path | None = None) -> str:
         f"{results['late_stamps']} commands had a late stamp, which is no violation; {heard(results)}",
         "",
     ]
+    again = [f"{row['row']} ({row['run_again']})" for row in results["rows"] if "run_again" in row]
+    if again:
+        lines += [f"Run again later, in place of what the whole run had seen: row {', '.join(again)}.", ""]
     if plot is not None:
         lines += [f"![Time to hold per fault, with the bound]({plot.as_posix()})", ""]
     first = 1
