@@ -11,7 +11,6 @@ pip install onnx onnxscript onnxruntime openvino
 """
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -67,6 +66,8 @@ def main() -> int:
     if arguments.worker:
         work(*arguments.worker)
         return 0
+    from openvla_core.training.versions import run_facts
+
     chosen = dict.fromkeys([ORACLE, *(arguments.only or WAYS)])
     missing = {way: lacking for way in chosen if (lacking := not_installed(WAYS[way][0]))}
     with tempfile.TemporaryDirectory(prefix="cpu-inference-") as folder:
@@ -74,7 +75,7 @@ def main() -> int:
         if any(WAYS[way][0] in ("onnxruntime", "openvino") for way in chosen if way not in missing):
             print("exporting to ONNX, about a minute", flush=True)
             subprocess.run([sys.executable, __file__, "--export", folder], check=True, stderr=subprocess.DEVNULL)
-        result = facts() | {"pictures": arguments.pictures, "not_installed": missing}
+        result = run_facts() | {"pictures": arguments.pictures, "not_installed": missing}
         workers = {way: Worker(way, Path(folder)) for way in chosen if way not in missing}
         try:
             for case, beside in (("alone", None), ("beside a busy process", BUSY)):
@@ -94,21 +95,6 @@ def main() -> int:
 def not_installed(library: str) -> list[str]:
     """The packages that this library lacks here; onnx and onnxscript write the files."""
     return [name for name in NEEDS[library] if find_spec(name) is None]
-
-
-def facts() -> dict[str, Any]:
-    """Where and with what this runs."""
-    from openvla_core.training.versions import library_versions, processor_name
-
-    return {
-        "date": datetime.date.today().isoformat(),
-        "machine": {
-            "cpu": processor_name(),
-            "cores": os.cpu_count(),
-            "load_before": os.getloadavg(),
-        },
-        "versions": library_versions(),
-    }
 
 
 def draw_inputs(path: Path, count: int) -> None:

@@ -9,7 +9,6 @@ the controller's own, per action: it adds the way to the controller and the wait
 """
 
 import argparse
-import datetime
 import json
 import os
 import sys
@@ -36,6 +35,7 @@ def main() -> int:
     arguments = parser.parse_args()
     from rich.console import Console
 
+    from openvla_core.training.versions import run_facts
     from openvla_ros import demo
 
     with tempfile.TemporaryDirectory(prefix="node-path-") as folder:
@@ -43,29 +43,12 @@ def main() -> int:
         demo.use_private_graph(None)
         console = Console(highlight=False)
         with demo.graph(options, Path(folder), console, demo.Interruption()) as runner:
-            result = facts() | measure(runner, arguments)
+            result = run_facts("rclpy") | measure(runner, arguments)
     result["load_after"] = os.getloadavg()
     show(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
-
-
-def facts() -> dict[str, Any]:
-    """Where and with what this runs."""
-    from importlib.metadata import version
-
-    from openvla_core.training.versions import library_versions, processor_name
-
-    return {
-        "date": datetime.date.today().isoformat(),
-        "machine": {
-            "cpu": processor_name(),
-            "cores": os.cpu_count(),
-            "load_before": os.getloadavg(),
-        },
-        "versions": {**library_versions(), "rclpy": version("rclpy")},
-    }
 
 
 class Windows:

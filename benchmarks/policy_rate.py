@@ -65,7 +65,7 @@ def main() -> int:
     from openvla_core.evaluation.episodes import plan_episodes
     from openvla_core.policy import load_policy
     from openvla_core.sim.tabletop import TabletopSim
-    from openvla_core.training.versions import library_versions
+    from openvla_core.training.versions import run_facts
 
     torch.set_num_threads(1)
     policy = load_policy(ROOT / "checkpoints" / "openvla-tiny-sim")
@@ -84,7 +84,7 @@ def main() -> int:
                 flush=True,
             )
     if arguments.json:
-        result = {"seed": arguments.seed, "delays_s": DELAYS_S, "versions": library_versions(), "rows": rows}
+        result = run_facts() | {"seed": arguments.seed, "delays_s": DELAYS_S, "rows": rows}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
 
