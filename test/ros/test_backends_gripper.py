@@ -153,6 +153,7 @@ def test_a_motion_that_works_forgives_the_failures_before(world):
         tick_until(bench, CLOSED, lambda: bench.backend._gripper._failures == 1, "a failure")
         hand.set_parameters(parameters({"fault": ""}))
         tick_until(bench, OPEN, lambda: bench.backend._gripper._failures == 0, "a motion that works")
+    settle(bench, OPEN)
     assert gripper_problem(bench) is None
 
 
