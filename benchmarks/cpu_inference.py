@@ -75,7 +75,10 @@ def main() -> int:
         if any(WAYS[way][0] in ("onnxruntime", "openvino") for way in chosen if way not in missing):
             print("exporting to ONNX, about a minute", flush=True)
             subprocess.run([sys.executable, __file__, "--export", folder], check=True, stderr=subprocess.DEVNULL)
-        result = run_facts("onnx", "onnxruntime", "openvino") | {"pictures": arguments.pictures, "not_installed": missing}
+        result = run_facts("onnx", "onnxruntime", "openvino") | {
+            "pictures": arguments.pictures,
+            "not_installed": missing,
+        }
         workers = {way: Worker(way, Path(folder)) for way in chosen if way not in missing}
         try:
             for case, beside in (("alone", None), ("beside a busy process", BUSY)):
