@@ -245,28 +245,18 @@ def film_text(film: dict) -> str:
 
 def save(folder: Path, rows: list[dict], films: list[dict], arguments: argparse.Namespace) -> None:
     """Writes the result with what it was measured on."""
-    from importlib.metadata import version
 
     result = {
         "date": datetime.date.today().isoformat(),
         "cases": rows,
         "images": films,
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "load": os.getloadavg()},
-        "versions": {**library_versions(), **ros_versions(version)},
+        "versions": library_versions("rclpy", "ros-rmw-fastrtps-cpp", "ros-fastrtps"),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result['date']}-isolation.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"saved {path}")
-
-
-def ros_versions(version) -> dict[str, str]:
-    """Versions of what carries the messages, where pip knows them."""
-    found = {}
-    for name in ("rclpy", "ros-rmw-fastrtps-cpp", "ros-fastrtps"):
-        with contextlib.suppress(Exception):
-            found[name] = version(name)
-    return found
 
 
 if __name__ == "__main__":

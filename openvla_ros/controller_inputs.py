@@ -38,13 +38,14 @@ class ControllerInputs:
 
     @guarded
     def take_poses(self) -> None:
-        """Reads the poses that have come since the last time."""
+        """Reads the poses that have come since the last time; a clock that was set in between is noticed before."""
+        if self._node.supervisor is not None:
+            self._node.supervisor.on_clock(*one_moment(self._node.now_ns))
         self._robot_pose.take()
 
     def on_pose(self, pose: Pose, stamp_ns: int, frame: str, arrived_s: float) -> None:
         """Called with every measured pose."""
         if self._node.supervisor is not None:
-            self._node.supervisor.on_clock(*one_moment(self._node.now_ns))
             self._node.supervisor.on_pose(pose, stamp_ns, frame, arrived_s)
 
     def on_invalid_pose(self, reason: str) -> None:

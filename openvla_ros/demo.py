@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -282,5 +281,5 @@ def run_facts(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, A
         "command": shlex.join(["openvla", "demo", *argv]),
         "options": options,
         "seed": arguments.seed,
-        "versions": {**library_versions(), "rclpy": version("rclpy"), "platform": platform.platform()},
+        "versions": {**library_versions("rclpy"), "platform": platform.platform()},
     }

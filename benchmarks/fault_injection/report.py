@@ -32,13 +32,13 @@ GROUPS = (
 
 def results(outcomes: list[Outcome], machine: dict, before: dict | None = None) -> dict:
     """Everything that was seen; machine: where and when. before: of an earlier run, from which other rows are kept."""
-    new = [outcome.to_json() for outcome in outcomes]
-    again = {row["fault"] for row in new}
-    rows = [row for row in (before or {"rows": []})["rows"] if row["fault"] not in again] + new
-    if before:
-        verdicts = {row["fault"]: row["verdict"] for row in before["rows"]}
-        for row in new:
-            row["run_again"] = f"{machine['date'][:16]}, before {verdicts.get(row['fault'], 'not run')}"
+    rows = [outcome.to_json() for outcome in outcomes]
+    if before is not None:
+        kept = {row["fault"]: row for row in before["rows"]}
+        for row in rows:
+            verdict = kept.pop(row["fault"], {}).get("verdict", "not run")
+            row["run_again"] = f"{machine['date'][:16]}, before {verdict}"
+        rows += kept.values()
         machine = {key: before[key] for key in machine}
     rows.sort(key=lambda row: numbers_of(row))
     numbers = sorted({number for row in rows for number in numbers_of(row)})

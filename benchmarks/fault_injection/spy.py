@@ -73,16 +73,15 @@ class Spy:
         listen(topics.AppliedAction, "controller_node/applied_action", self._on_applied, DEEP)
         self._orders = self.node.create_publisher(topics.String, "stub/order", topics.RECORD)
         self._clients: dict[str, Any] = {}
-        self._closing = False
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
 
     def _spin(self) -> None:
-        while not self._closing:
+        while True:
             try:
-                self._executor.spin()
+                return self._executor.spin()
             except ExternalShutdownException:
                 return
             except InvalidHandle:  # a row destroyed a publisher between two lines of the executor
@@ -91,7 +90,6 @@ class Spy:
     def close(self) -> None:
         """Leaves the graph."""
         self.stream.finish()
-        self._closing = True
         self._executor.shutdown()
         self._thread.join(5.0)
         self.node.destroy_node()
@@ -138,8 +136,9 @@ class Spy:
         last = self.reports[-1][1] if self.reports else None
         if last and (report.code, report.state, report.sentence) == (last.code, last.state, last.sentence):
             return
-        self.reports.append((_sent_monotonic_s(info), report))
-        at_s = report.stamp_ns * 1e-9 if self._by_stamp else self._sent_s(info)
+        sent_s = _sent_monotonic_s(info)
+        self.reports.append((sent_s, report))
+        at_s = report.stamp_ns * 1e-9 if self._by_stamp else sent_s
         self.stream.on_status(at_s, report.state == State.ACTIVE)
 
     def _on_policy_report(self, message) -> None:

@@ -81,8 +81,9 @@ def arithmetic(recipe: Recipe, world: int, device: torch.device, dtype: torch.dt
 def tell_other_arithmetic(now: Mapping[str, str | int], facts: Mapping[str, Any]) -> None:
     """Warns when the checkpoint with these facts was computed otherwise, so that what follows is equal to rounding."""
     then = facts.get("arithmetic", now)
-    names = [*now, *(name for name in then if name not in now)]
-    changed = [f"{name} {then.get(name)}, now {now.get(name)}" for name in names if then.get(name) != now.get(name)]
+    changed = [
+        f"{name} {then.get(name)}, now {now.get(name)}" for name in {**now, **then} if then.get(name) != now.get(name)
+    ]
     if changed:
         log.warning(
             "the training goes on, but not to the bit: sums are added up in another order (%s). OMP_NUM_THREADS sets "
